@@ -1,0 +1,56 @@
+//! The daemon's command line.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use super::settings::{Listen, ListenAddress};
+use super::{SETTINGS_FILE, Source};
+
+/// What the daemon was called with.
+#[derive(Debug, Parser)]
+#[command(
+    name = "echo-udpd",
+    version,
+    about = "Answers each UDP datagram with itself, over IPv6 and IPv4",
+    after_help = "Without --config the settings are those of /etc/echo-udpd/echo-udpd.toml if it exists, else the defaults.\n\
+                  Signals: SIGTERM and SIGINT stop, SIGHUP reloads the settings, SIGUSR1 logs all counters.\n\
+                  Exit status: 0 stopped as asked, 1 could not run, 2 usage, 78 configuration."
+)]
+pub(super) struct CommandLine {
+    /// Read the settings from this file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer on this address and port, whatever the settings say; may be given several times
+    #[arg(short, long, value_name = "ADDR")]
+    listen: Vec<ListenAddress>,
+    /// Only check the settings
+    #[arg(long)]
+    pub(super) check: bool,
+    /// Only print the settings in force
+    #[arg(long)]
+    pub(super) print_config: bool,
+}
+
+impl CommandLine {
+    /// Reads it; ends the process with status 2 when it makes no sense.
+    pub(super) fn read() -> Self {
+        let command_line = Self::parse();
+        if let Some(Err(reason)) = command_line.listen() {
+            let error = clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("--listen: {reason}\n"));
+            error.with_cmd(&<Self as clap::CommandFactory>::command()).exit();
+        }
+        command_line
+    }
+
+    /// Where the settings come from.
+    pub(super) fn source(&self) -> Source {
+        let installed = || Path::new(SETTINGS_FILE).exists().then(|| SETTINGS_FILE.into());
+        Source { file: self.config.clone().or_else(installed), listen: self.listen().and_then(Result::ok) }
+    }
+
+    fn listen(&self) -> Option<Result<Listen, &'static str>> {
+        let addresses: Vec<_> = self.listen.iter().map(|address| address.0).collect();
+        (!addresses.is_empty()).then(|| Listen::new(addresses))
+    }
+}

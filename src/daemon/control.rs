@@ -1,0 +1,254 @@
+//! What runs apart from the workers: signals, reload, the status line, and what is logged once a second at most.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::logging::{Logging, message};
+use super::settings::{Live, Settings, SettingsError, Start};
+use super::systemd::ServiceManager;
+use super::{DaemonError, Source};
+use crate::ledger::Stats;
+use crate::server::blocking::BackgroundServer;
+use crate::server::{Listener, Phase, ServerHandle};
+use crate::socket::Families;
+
+/// How long the end of the process waits for the log's reader.
+pub(super) const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Signals could not be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("watch signals")]
+pub(super) struct ControlError(#[from] io::Error);
+
+/// Signal handlers, and what a reload compares with.
+pub(super) struct Control {
+    runtime: Runtime,
+    signals: Signals,
+    source: Source,
+    started: Start,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user: Signal,
+    tick: Interval,
+}
+
+/// What the daemon is asked to do.
+enum Request {
+    Stop,
+    Reload,
+    LogCounters,
+    Tick,
+    /// The server has ended by itself.
+    Ended,
+}
+
+impl Control {
+    /// Installs the signal handlers.
+    pub(super) fn new(source: Source, started: Start) -> Result<Self, ControlError> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+            tick,
+        };
+        drop(entered);
+        Ok(Self { runtime, signals, source, started })
+    }
+
+    /// Runs until the daemon is asked to stop; `apply` puts reloaded settings in force.
+    pub(super) fn run(
+        mut self,
+        server: BackgroundServer,
+        logging: &Logging,
+        apply: impl Fn(Live),
+    ) -> Result<(), DaemonError> {
+        let handle = server.handle().clone();
+        log_listeners(handle.listeners(), self.started.receive_buffer_bytes.value() as usize);
+        let mut status = Status::new(&handle);
+        let mut manager = ServiceManager::default();
+        manager.ready(status.line(&handle.stats(), logging.dropped()));
+        let mut unlogged = 0;
+        loop {
+            let signals = &mut self.signals;
+            match self.runtime.block_on(signals.next(&handle)) {
+                Request::Stop => break,
+                Request::Ended => break,
+                Request::LogCounters => log_counters(&handle.stats(), logging.dropped()),
+                Request::Reload => {
+                    manager.reloading();
+                    status.note = self.reload(logging, &apply);
+                    manager.ready(status.line(&handle.stats(), logging.dropped()));
+                }
+                Request::Tick => {
+                    let stats = handle.stats();
+                    log_unlogged(stats.unlogged - unlogged);
+                    unlogged = stats.unlogged;
+                    manager.status(status.line(&stats, logging.dropped()));
+                }
+            }
+        }
+        manager.stopping();
+        handle.shutdown();
+        server.join()?;
+        let stats = handle.stats();
+        log_unlogged(stats.unlogged - unlogged);
+        let dropped = logging.dropped();
+        tracing::info!(message_id = message::STOPPED, "stopped: {stats} log_dropped={dropped}");
+        Ok(())
+    }
+
+    /// Reads the settings again and puts them in force; says what the status line should add.
+    fn reload(&mut self, logging: &Logging, apply: &impl Fn(Live)) -> String {
+        let settings = match self.source.read() {
+            Ok(settings) => settings,
+            Err(error) => {
+                let reason = reason(&error);
+                tracing::error!(
+                    message_id = message::RELOAD_FAILED,
+                    "reload failed: {reason}, keeping the running settings"
+                );
+                return format!("; reload failed: {reason}");
+            }
+        };
+        apply(settings.live());
+        logging.set_level(settings.log.level);
+        tracing::info!(message_id = message::RELOADED, "settings reloaded");
+        self.warn_of_restart(&settings)
+    }
+
+    fn warn_of_restart(&self, settings: &Settings) -> String {
+        let changed = self.started.differences(&settings.start()).join(", ");
+        if changed.is_empty() {
+            return String::new();
+        }
+        tracing::warn!(
+            message_id = message::NEEDS_RESTART,
+            "changed in the settings, but in force only after a restart: {changed}"
+        );
+        format!("; restart to change {changed}")
+    }
+}
+
+impl Signals {
+    async fn next(&mut self, server: &ServerHandle) -> Request {
+        let mut ended = pin!(server.reached(Phase::Closing));
+        std::future::poll_fn(|context| {
+            if self.terminate.poll_recv(context).is_ready() || self.interrupt.poll_recv(context).is_ready() {
+                return Poll::Ready(Request::Stop);
+            }
+            if self.hangup.poll_recv(context).is_ready() {
+                return Poll::Ready(Request::Reload);
+            }
+            if self.user.poll_recv(context).is_ready() {
+                return Poll::Ready(Request::LogCounters);
+            }
+            if ended.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Request::Ended);
+            }
+            self.tick.poll_tick(context).map(|_| Request::Tick)
+        })
+        .await
+    }
+}
+
+/// The line of `systemctl status`.
+struct Status {
+    listeners: String,
+    /// What the last reload left to say.
+    note: String,
+}
+
+impl Status {
+    fn new(server: &ServerHandle) -> Self {
+        let listeners: Vec<_> = server.listeners().iter().map(describe).collect();
+        Self { listeners: listeners.join(", "), note: String::new() }
+    }
+
+    fn line(&self, stats: &Stats, log_dropped: u64) -> String {
+        let Stats { received, echoed, error_replies, kernel_drops, .. } = stats;
+        let dropped = stats.dropped.total();
+        format!(
+            "listening on {}; received {received}, echoed {echoed}, error replies {error_replies}, dropped {dropped}, \
+             kernel drops {kernel_drops}, log lines lost {log_dropped}{}",
+            self.listeners, self.note
+        )
+    }
+}
+
+fn describe(listener: &Listener) -> String {
+    format!("{} ({})", listener.address, listener.families)
+}
+
+/// The first lines of the log.
+fn log_listeners(listeners: &[Listener], wanted: usize) {
+    for listener in listeners {
+        if listener.families == Families::Ipv4Only {
+            tracing::warn!(
+                message_id = message::NO_IPV6,
+                "this host has no IPv6: {} is served instead of [::]:{}",
+                listener.address,
+                listener.address.port()
+            );
+        }
+        let granted = listener.receive_buffer;
+        tracing::info!(
+            message_id = message::LISTENING,
+            local_address = %listener.address.ip(),
+            local_port = listener.address.port(),
+            receive_buffer = granted,
+            "listening on {}",
+            describe(listener)
+        );
+    }
+    for listener in listeners {
+        let granted = listener.receive_buffer;
+        // A buffer of another size by rounding is no reason to warn.
+        if granted < wanted / 10 * 9 {
+            tracing::warn!(
+                message_id = message::RECEIVE_BUFFER_SMALL,
+                "receive buffer of {}: {granted} of {wanted} bytes granted, bursts beyond it are lost; \
+                 set the sysctl net.core.rmem_max = {wanted}",
+                listener.address
+            );
+        } else {
+            tracing::info!(message_id = message::LISTENING, "receive buffer of {}: {granted} bytes", listener.address);
+        }
+    }
+}
+
+fn log_counters(stats: &Stats, log_dropped: u64) {
+    tracing::info!(message_id = message::COUNTERS, "counters: {stats} log_dropped={log_dropped}");
+}
+
+fn log_unlogged(requests: u64) {
+    if requests > 0 {
+        tracing::info!(
+            message_id = message::REQUESTS_NOT_LOGGED,
+            "{requests} more requests, not logged each: over log.requests-per-second"
+        );
+    }
+}
+
+/// The error with its causes, on one line.
+fn reason(error: &SettingsError) -> String {
+    match error {
+        SettingsError::Read { source, .. } => format!("{error}: {source}"),
+        SettingsError::Invalid { .. } => error.to_string(),
+    }
+}

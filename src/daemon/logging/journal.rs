@@ -1,0 +1,127 @@
+//! journald's native protocol: an event becomes one datagram of fields.
+//!
+//! The protocol is that of systemd's JOURNAL_NATIVE_PROTOCOL document: `KEY=value` lines, or for a value with a newline the
+//! key, its length in 64 bits little-endian, and the value. No time of our own: journald stamps each entry.
+
+use std::fmt::{self, Write};
+use std::io;
+use std::os::unix::net::UnixDatagram;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use super::message;
+use super::queue::{Queue, Sink};
+
+const SOCKET: &str = "/run/systemd/journal/socket";
+const IDENTIFIER: &str = "echo-udpd";
+
+/// journald, as the writer's thread sees it.
+pub(super) struct Journal(UnixDatagram);
+
+impl Journal {
+    pub(super) fn open() -> io::Result<Self> {
+        // Unconnected, so that a journald that was started anew is found again.
+        UnixDatagram::unbound().map(Self)
+    }
+}
+
+impl Sink for Journal {
+    fn write(&mut self, record: &[u8]) -> io::Result<()> {
+        self.0.send_to(record, SOCKET).map(drop)
+    }
+
+    fn lost(&self, count: u64) -> Vec<u8> {
+        let mut entry = Entry::new(&Level::WARN);
+        entry.field("MESSAGE", &format!("{count} log lines were lost: journald did not keep up"));
+        entry.field("MESSAGE_ID", message::LINES_LOST);
+        entry.field("LOG_DROPPED", &count.to_string());
+        entry.0
+    }
+}
+
+/// Turns events into entries, with the fields of the event as fields of the entry.
+pub(super) fn layer<S: Subscriber>(queue: Queue) -> impl Layer<S> {
+    JournalLayer(queue)
+}
+
+struct JournalLayer(Queue);
+
+impl<S: Subscriber> Layer<S> for JournalLayer {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let mut entry = Entry::new(event.metadata().level());
+        event.record(&mut entry);
+        self.0.push(entry.0);
+    }
+}
+
+/// A journal entry being written.
+struct Entry(Vec<u8>);
+
+impl Entry {
+    fn new(level: &Level) -> Self {
+        let mut entry = Self(Vec::with_capacity(512));
+        entry.field("PRIORITY", priority(level));
+        entry.field("SYSLOG_IDENTIFIER", IDENTIFIER);
+        entry
+    }
+
+    /// Adds a field; the name is of this program's own making, so it needs no check.
+    fn field(&mut self, name: &str, value: &str) {
+        self.0.extend(name.bytes().map(|byte| byte.to_ascii_uppercase()));
+        if value.contains('\n') {
+            self.0.push(b'\n');
+            self.0.extend((value.len() as u64).to_le_bytes());
+        } else {
+            self.0.push(b'=');
+        }
+        self.0.extend(value.bytes());
+        self.0.push(b'\n');
+    }
+}
+
+/// syslog(3): info is 6, what is finer 7.
+fn priority(level: &Level) -> &'static str {
+    match *level {
+        Level::ERROR => "3",
+        Level::WARN => "4",
+        Level::INFO => "6",
+        _ => "7",
+    }
+}
+
+impl Visit for Entry {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.field(field.name(), value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{value:?}");
+        self.field(field.name(), &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_as_the_native_protocol_has_it() {
+        let mut entry = Entry::new(&Level::INFO);
+        entry.field("message", "one line");
+        entry.field("DETAIL", "two\nlines");
+        let expected =
+            b"PRIORITY=6\nSYSLOG_IDENTIFIER=echo-udpd\nMESSAGE=one line\nDETAIL\n\x09\0\0\0\0\0\0\0two\nlines\n";
+        assert_eq!(entry.0, expected);
+    }
+
+    #[test]
+    fn priorities_are_those_of_syslog() {
+        let priorities = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE].map(|l| priority(&l));
+        assert_eq!(priorities, ["3", "4", "6", "7", "7"]);
+    }
+}

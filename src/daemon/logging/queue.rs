@@ -1,0 +1,168 @@
+//! The bounded queue between those who log and the one thread that writes.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Records that wait at most; each is some hundred bytes, and none is over 128 KiB.
+const CAPACITY: usize = 4096;
+
+/// Where records are written to; may block as long as it likes.
+pub(super) trait Sink: Send + 'static {
+    /// Writes one record.
+    fn write(&mut self, record: &[u8]) -> io::Result<()>;
+
+    /// The record that says how many were lost.
+    fn lost(&self, count: u64) -> Vec<u8>;
+}
+
+enum Item {
+    Record(Vec<u8>),
+    /// Everything before it is written once the sender is dropped.
+    Mark(#[expect(dead_code, reason = "being dropped is its message")] SyncSender<()>),
+}
+
+/// The side of those who log: never waits.
+#[derive(Clone)]
+pub(super) struct Queue {
+    records: SyncSender<Item>,
+    losses: Arc<Losses>,
+}
+
+#[derive(Default)]
+struct Losses {
+    /// Not told of yet.
+    untold: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Queue {
+    /// Starts the thread that writes.
+    pub(super) fn start(sink: impl Sink) -> io::Result<Self> {
+        let (records, queued) = sync_channel(CAPACITY);
+        let losses = Arc::<Losses>::default();
+        let writer = Writer { sink, losses: Arc::clone(&losses) };
+        thread::Builder::new().name("log".into()).spawn(move || writer.run(&queued))?;
+        Ok(Self { records, losses })
+    }
+
+    /// Queues a record, or counts it as lost.
+    pub(super) fn push(&self, record: Vec<u8>) {
+        if self.records.try_send(Item::Record(record)).is_err() {
+            self.losses.count();
+        }
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.losses.total.load(Relaxed)
+    }
+
+    /// Waits until what was queued is written, but not longer than this.
+    pub(super) fn flush(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let (mark, written) = sync_channel(0);
+        let mut item = Item::Mark(mark);
+        while let Err(TrySendError::Full(back)) = self.records.try_send(item) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            item = back;
+            thread::sleep(Duration::from_millis(1));
+        }
+        // Disconnected: written. Timed out: the reader does not read, and the process need not wait for it.
+        let _: Result<(), RecvTimeoutError> = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Losses {
+    fn count(&self) {
+        self.untold.fetch_add(1, Relaxed);
+        self.total.fetch_add(1, Relaxed);
+    }
+}
+
+struct Writer<S> {
+    sink: S,
+    losses: Arc<Losses>,
+}
+
+impl<S: Sink> Writer<S> {
+    fn run(mut self, queued: &Receiver<Item>) {
+        while let Ok(item) = queued.recv() {
+            let Item::Record(record) = item else {
+                self.tell_losses();
+                continue;
+            };
+            match self.sink.write(&record) {
+                Ok(()) => self.tell_losses(),
+                Err(_) => self.losses.count(),
+            }
+        }
+    }
+
+    /// Says what was lost, now that something could be written.
+    fn tell_losses(&mut self) {
+        let untold = self.losses.untold.swap(0, Relaxed);
+        if untold > 0 && self.sink.write(&self.sink.lost(untold)).is_err() {
+            self.losses.untold.fetch_add(untold, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    /// A reader that reads only when told to.
+    struct Held {
+        allowed: Receiver<()>,
+        written: Sender<String>,
+    }
+
+    impl Sink for Held {
+        fn write(&mut self, record: &[u8]) -> io::Result<()> {
+            self.allowed.recv().map_err(io::Error::other)?;
+            self.written.send(String::from_utf8_lossy(record).into_owned()).map_err(io::Error::other)
+        }
+
+        fn lost(&self, count: u64) -> Vec<u8> {
+            format!("lost {count}").into()
+        }
+    }
+
+    #[test]
+    fn a_held_reader_holds_nobody_and_the_losses_are_told_exactly() {
+        let (allow, allowed) = channel();
+        let (written, lines) = channel();
+        let queue = Queue::start(Held { allowed, written }).unwrap();
+        let sent = 3 * CAPACITY;
+        (0..sent).for_each(|number| queue.push(number.to_string().into()));
+        let dropped = queue.dropped();
+        // The writer may have taken one out of the queue already.
+        assert!((2 * CAPACITY as u64 - 1..=2 * CAPACITY as u64).contains(&dropped));
+
+        (0..=sent).for_each(|_| allow.send(()).unwrap());
+        queue.flush(Duration::from_secs(20));
+        let lines: Vec<String> = lines.try_iter().collect();
+        let lost: u64 =
+            lines.iter().filter_map(|line| line.strip_prefix("lost ")).map(|n| n.parse::<u64>().unwrap()).sum();
+        assert_eq!(lost, dropped);
+        let kept = lines.iter().filter(|line| !line.starts_with("lost ")).count();
+        assert_eq!(kept as u64 + lost, sent as u64);
+    }
+
+    #[test]
+    fn a_flush_gives_up_on_a_reader_that_does_not_read() {
+        let (_allow, allowed) = channel();
+        let (written, _lines) = channel();
+        let queue = Queue::start(Held { allowed, written }).unwrap();
+        queue.push(b"stuck".into());
+        queue.flush(Duration::from_millis(50));
+        assert_eq!(queue.dropped(), 0);
+    }
+}

@@ -1,0 +1,53 @@
+//! What to do with a request: the trait [`DatagramRequestHandler`], the [`Client`] and [`Requests`] that it is handed,
+//! and the tutorial's [`EchoRequestHandler`].
+//!
+//! A handler speaks of packets; which socket they use, and when, is the server's business. A handler that is ready at
+//! once is driven in place. One that waits is kept, and the packets that its client sends meanwhile go to it in order.
+
+mod client;
+mod echo;
+mod outbox;
+mod requests;
+
+use std::error::Error;
+use std::future::{Future, ready};
+
+pub(crate) use client::Station;
+pub use client::{Client, SendPacketError};
+pub use echo::{EchoPacket, EchoRequestHandler, RequestLog, RequestLogSettings};
+pub(crate) use outbox::{LocalOutbox, Outbox};
+pub use requests::Requests;
+pub(crate) use requests::{Inbox, QueueLimits};
+
+use crate::protocol::DatagramProtocol;
+
+/// Why a handler gave up: any error. The server counts it and reports it with the client's address.
+pub type HandlerError = Box<dyn Error + Send + Sync>;
+
+/// Handles the requests of clients, one client at a time in each call.
+///
+/// Calls for different clients run concurrently on one thread; a server with several workers shares the handler between
+/// their threads. The future need not be `Send`.
+pub trait DatagramRequestHandler<P: DatagramProtocol> {
+    /// Handles a datagram of `client`, and those that follow while it runs.
+    ///
+    /// The first call of [`requests.next()`](Requests::next) is ready at once. When this returns, the client's next
+    /// datagram begins a new call.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the server counts it (`handler_failed`), reports it and goes on. A panic likewise.
+    fn handle(&self, client: Client<P>, requests: Requests<P>) -> impl Future<Output = Result<(), HandlerError>>;
+
+    /// Runs once, before the first datagram is received.
+    ///
+    /// # Errors
+    /// The server does not start.
+    fn start(&self) -> impl Future<Output = Result<(), HandlerError>> {
+        ready(Ok(()))
+    }
+
+    /// Runs once, after the last datagram was handled.
+    fn stop(&self) -> impl Future<Output = ()> {
+        ready(())
+    }
+}

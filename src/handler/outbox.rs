@@ -1,0 +1,86 @@
+//! The way of a reply from a handler to its worker.
+//!
+//! While a worker polls handlers its queue lies in a thread-local, where a send is a push: no lock, no allocation. A send
+//! from elsewhere, or when that queue is full, goes through a bounded channel and waits while it is full.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tokio::sync::mpsc;
+
+use crate::socket::Outgoing;
+
+thread_local! {
+    /// The queue of the worker that is polling handlers on this thread.
+    static CURRENT: RefCell<Option<LocalOutbox>> = const { RefCell::new(None) };
+}
+
+/// A worker's queue of datagrams to send.
+#[derive(Debug)]
+pub(crate) struct LocalOutbox {
+    id: u64,
+    capacity: usize,
+    pub(crate) queue: Vec<Outgoing>,
+}
+
+impl LocalOutbox {
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= self.capacity
+    }
+
+    /// Lets handlers push into this queue while `poll` runs.
+    pub(crate) fn lend<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        /// Takes the queue back even when `poll` panics.
+        struct Loan<'a> {
+            owner: &'a mut LocalOutbox,
+            outer: Option<LocalOutbox>,
+        }
+        impl Drop for Loan<'_> {
+            fn drop(&mut self) {
+                if let Some(lent) = CURRENT.replace(self.outer.take()) {
+                    *self.owner = lent;
+                }
+            }
+        }
+        let empty = Self { id: self.id, capacity: self.capacity, queue: Vec::new() };
+        let lent = std::mem::replace(self, empty);
+        let outer = CURRENT.replace(Some(lent));
+        let _loan = Loan { owner: self, outer };
+        poll()
+    }
+}
+
+/// Where handlers leave what is to be sent; shared by the clients of one worker.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    id: u64,
+    channel: mpsc::Sender<Outgoing>,
+}
+
+impl Outbox {
+    /// An outbox that holds `capacity` datagrams, the worker's queue, and what comes through the channel.
+    pub(crate) fn new(capacity: usize) -> (Self, LocalOutbox, mpsc::Receiver<Outgoing>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Relaxed);
+        let (channel, receiver) = mpsc::channel(capacity);
+        (Self { id, channel }, LocalOutbox { id, capacity, queue: Vec::with_capacity(capacity) }, receiver)
+    }
+
+    /// Hands the datagram to the worker; false when the worker is gone.
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> bool {
+        match self.push(outgoing) {
+            Ok(()) => true,
+            Err(outgoing) => self.channel.send(outgoing).await.is_ok(),
+        }
+    }
+
+    fn push(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
+        CURRENT.with_borrow_mut(|current| match current {
+            Some(local) if local.id == self.id && !local.is_full() => {
+                local.queue.push(outgoing);
+                Ok(())
+            }
+            _ => Err(outgoing),
+        })
+    }
+}

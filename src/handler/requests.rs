@@ -1,0 +1,153 @@
+//! The packets of one client, in order, for one call of a handler.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::client::Station;
+use crate::protocol::{DatagramProtocol, DatagramProtocolParseError};
+
+/// What one client sends while its handler runs.
+///
+/// Packets are parsed where they are awaited, so that a parse error arrives there.
+pub struct Requests<P> {
+    first: Option<Bytes>,
+    inbox: Arc<Inbox<P>>,
+}
+
+impl<P> std::fmt::Debug for Requests<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Requests").field("first", &self.first).finish_non_exhaustive()
+    }
+}
+
+impl<P> Requests<P> {
+    pub(crate) fn new(first: Bytes, inbox: Arc<Inbox<P>>) -> Self {
+        Self { first: Some(first), inbox }
+    }
+}
+
+impl<P> Requests<P> {
+    /// The size in bytes of the datagram that began this call; 0 once it was taken.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.first.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl<P: DatagramProtocol> Requests<P> {
+    /// The next packet of this client, or the error of a datagram that is none; `None` once the server is closing.
+    ///
+    /// Cancel-safe: a packet is lost only by being returned.
+    pub async fn next(&mut self) -> Option<Result<P::Received, DatagramProtocolParseError>> {
+        let datagram = match self.first.take() {
+            Some(datagram) => datagram,
+            None => self.inbox.next().await?,
+        };
+        Some(self.inbox.station.protocol.build_packet(datagram))
+    }
+
+    /// The next packet as of [`next`](Self::next), or `None` when none came within this time.
+    ///
+    /// # Panics
+    /// On a runtime whose timer is not enabled.
+    pub async fn next_within(&mut self, time: Duration) -> Option<Result<P::Received, DatagramProtocolParseError>> {
+        match self.first.take() {
+            Some(datagram) => Some(self.inbox.station.protocol.build_packet(datagram)),
+            None => tokio::time::timeout(time, self.next()).await.ok().flatten(),
+        }
+    }
+}
+
+/// The queue of a client whose handler waits.
+pub(crate) struct Inbox<P> {
+    station: Arc<Station<P>>,
+    state: Mutex<State>,
+}
+
+/// How much may wait for handlers that wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueLimits {
+    /// Datagrams of one client.
+    pub(crate) datagrams: usize,
+    /// Bytes of all clients of one worker.
+    pub(crate) bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+impl<P> Inbox<P> {
+    pub(crate) fn new(station: Arc<Station<P>>) -> Self {
+        Self { station, state: Mutex::default() }
+    }
+
+    /// Queues a copy of a datagram for the handler; false when that is over a limit.
+    pub(crate) fn push(&self, datagram: &[u8], limits: QueueLimits) -> bool {
+        let mut state = self.state();
+        let bytes = self.station.queued_bytes.load(Relaxed) + datagram.len();
+        if state.queue.len() >= limits.datagrams || bytes > limits.bytes {
+            return false;
+        }
+        self.station.queued_bytes.fetch_add(datagram.len(), Relaxed);
+        state.queue.push_back(Bytes::copy_from_slice(datagram));
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Takes the oldest datagram that no handler has taken.
+    pub(crate) fn pop(&self) -> Option<Bytes> {
+        let datagram = self.state().queue.pop_front()?;
+        self.station.queued_bytes.fetch_sub(datagram.len(), Relaxed);
+        Some(datagram)
+    }
+
+    /// Ends the wait of the handler: it gets what is queued, then nothing.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Closes the queue and moves what it holds to another.
+    pub(crate) fn move_to(&self, other: &Self) {
+        self.close();
+        other.state().queue = std::mem::take(&mut self.state().queue);
+    }
+
+    async fn next(&self) -> Option<Bytes> {
+        poll_fn(|context| {
+            let mut state = self.state();
+            match state.queue.pop_front() {
+                Some(datagram) => {
+                    self.station.queued_bytes.fetch_sub(datagram.len(), Relaxed);
+                    self.station.counters.count_handled();
+                    Poll::Ready(Some(datagram))
+                }
+                None if state.closed => Poll::Ready(None),
+                None => {
+                    state.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

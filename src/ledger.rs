@@ -1,0 +1,270 @@
+//! Every datagram is accounted for: the reasons for a drop, the counters of a worker, and their sum.
+//!
+//! At rest `received = handled + drops before the handler`, and for the echo handler
+//! `handled = echoed + error_replies + drops by the handler or after it`. A worker writes only its own counters, which
+//! have cache lines of their own; a snapshot adds them up. What a reason means is decided elsewhere.
+
+use std::fmt;
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a datagram was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// It, or its packet information, did not fit the buffer (`MSG_TRUNC`, `MSG_CTRUNC`).
+    Truncated,
+    /// Its source port is 0 or one that this server listens on: the reply could loop.
+    SourcePort,
+    /// Its source address cannot be that of a client.
+    SourceAddress,
+    /// It was sent to a broadcast or multicast address.
+    Destination,
+    /// It is not a packet of the protocol, and the handler does not answer those.
+    Invalid,
+    /// Its client's queue was full, or too many handlers were waiting.
+    HandlerBusy,
+    /// The handler returned an error or panicked.
+    HandlerFailed,
+    /// The kernel refused the reply.
+    Send,
+}
+
+impl DropReason {
+    /// Every reason, in the order of a datagram's way.
+    pub const ALL: [Self; 8] = [
+        Self::Truncated,
+        Self::SourcePort,
+        Self::SourceAddress,
+        Self::Destination,
+        Self::HandlerBusy,
+        Self::Invalid,
+        Self::HandlerFailed,
+        Self::Send,
+    ];
+
+    /// The name in counters: `source_port`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::SourcePort => "source_port",
+            Self::SourceAddress => "source_address",
+            Self::Destination => "destination",
+            Self::Invalid => "invalid",
+            Self::HandlerBusy => "handler_busy",
+            Self::HandlerFailed => "handler_failed",
+            Self::Send => "send",
+        }
+    }
+
+    /// Whether the drop happens before a handler sees the datagram.
+    #[must_use]
+    pub fn is_before_handler(self) -> bool {
+        match self {
+            Self::Truncated | Self::SourcePort | Self::SourceAddress | Self::Destination | Self::HandlerBusy => true,
+            Self::Invalid | Self::HandlerFailed | Self::Send => false,
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How many datagrams were dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Drops {
+    /// How many for this reason.
+    #[must_use]
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// How many in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    pub(crate) fn count(&mut self, reason: DropReason, times: u64) {
+        self.0[reason as usize] += times;
+    }
+}
+
+/// What happened since the server began, all workers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Datagrams that the kernel handed over.
+    pub received: u64,
+    /// Datagrams that were given to the handler.
+    pub handled: u64,
+    /// Packets sent by [`Client::send_packet`](crate::handler::Client::send_packet): in the echo server, the echoes.
+    pub echoed: u64,
+    /// Packets sent by [`Client::send_error_reply`](crate::handler::Client::send_error_reply).
+    pub error_replies: u64,
+    /// Datagrams that were not answered, by reason.
+    pub dropped: Drops,
+    /// Datagrams that the kernel dropped because the receive buffer was full, or for a bad checksum (`SO_MEMINFO`).
+    pub kernel_drops: u64,
+    /// Payload bytes received.
+    pub received_bytes: u64,
+    /// Payload bytes sent.
+    pub sent_bytes: u64,
+    /// Receive calls that failed; the loop goes on.
+    pub receive_errors: u64,
+    /// Requests that [`RequestLog`](crate::handler::RequestLog) left out for its rate.
+    pub unlogged: u64,
+}
+
+impl Stats {
+    /// Drops before the handler: `received = handled + dropped_before_handler` at rest.
+    #[must_use]
+    pub fn dropped_before_handler(&self) -> u64 {
+        DropReason::ALL
+            .into_iter()
+            .filter(|reason| reason.is_before_handler())
+            .map(|reason| self.dropped.of(reason))
+            .sum()
+    }
+}
+
+impl AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.handled += other.handled;
+        self.echoed += other.echoed;
+        self.error_replies += other.error_replies;
+        for reason in DropReason::ALL {
+            self.dropped.count(reason, other.dropped.of(reason));
+        }
+        self.kernel_drops += other.kernel_drops;
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
+        self.receive_errors += other.receive_errors;
+        self.unlogged += other.unlogged;
+    }
+}
+
+impl fmt::Display for Stats {
+    /// All counters on one line: `received=3 handled=2 ... dropped_send=0 ...`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, handled, echoed, error_replies, .. } = self;
+        write!(f, "received={received} handled={handled} echoed={echoed} error_replies={error_replies}")?;
+        for reason in DropReason::ALL {
+            write!(f, " dropped_{reason}={}", self.dropped.of(reason))?;
+        }
+        let Self { kernel_drops, received_bytes, sent_bytes, receive_errors, .. } = self;
+        write!(
+            f,
+            " kernel_drops={kernel_drops} received_bytes={received_bytes} sent_bytes={sent_bytes} receive_errors={receive_errors}"
+        )
+    }
+}
+
+/// One worker's counters: written by the worker (rarely by a handler elsewhere), read by anyone.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    received: AtomicU64,
+    handled: AtomicU64,
+    echoed: AtomicU64,
+    error_replies: AtomicU64,
+    dropped: [AtomicU64; DropReason::ALL.len()],
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
+    receive_errors: AtomicU64,
+    unlogged: AtomicU64,
+    kernel_drops: AtomicU64,
+}
+
+impl Counters {
+    /// Adds what a worker counted in one turn of its loop, and empties it.
+    pub(crate) fn publish(&self, turn: &mut Stats) {
+        fn add(counter: &AtomicU64, value: u64) {
+            if value != 0 {
+                counter.fetch_add(value, Relaxed);
+            }
+        }
+        let turn = std::mem::take(turn);
+        add(&self.received, turn.received);
+        add(&self.handled, turn.handled);
+        add(&self.echoed, turn.echoed);
+        add(&self.error_replies, turn.error_replies);
+        for (counter, value) in self.dropped.iter().zip(turn.dropped.0) {
+            add(counter, value);
+        }
+        add(&self.received_bytes, turn.received_bytes);
+        add(&self.sent_bytes, turn.sent_bytes);
+        add(&self.receive_errors, turn.receive_errors);
+        add(&self.unlogged, turn.unlogged);
+    }
+
+    pub(crate) fn count_drop(&self, reason: DropReason) {
+        self.dropped[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_handled(&self) {
+        self.handled.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_unlogged(&self) {
+        self.unlogged.fetch_add(1, Relaxed);
+    }
+
+    /// Remembers the kernel's own count, which is gone with its socket.
+    pub(crate) fn set_kernel_drops(&self, drops: u64) {
+        self.kernel_drops.store(drops, Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        let mut dropped = Drops::default();
+        for reason in DropReason::ALL {
+            dropped.count(reason, self.dropped[reason as usize].load(Relaxed));
+        }
+        Stats {
+            received: self.received.load(Relaxed),
+            handled: self.handled.load(Relaxed),
+            echoed: self.echoed.load(Relaxed),
+            error_replies: self.error_replies.load(Relaxed),
+            dropped,
+            kernel_drops: self.kernel_drops.load(Relaxed),
+            received_bytes: self.received_bytes.load(Relaxed),
+            sent_bytes: self.sent_bytes.load(Relaxed),
+            receive_errors: self.receive_errors.load(Relaxed),
+            unlogged: self.unlogged.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_turn_is_added_once_and_shows_in_the_sum() {
+        let (one, two) = (Counters::default(), Counters::default());
+        let mut turn = Stats { received: 3, handled: 2, echoed: 1, ..Stats::default() };
+        turn.dropped.count(DropReason::SourcePort, 1);
+        one.publish(&mut turn);
+        one.publish(&mut turn);
+        two.count_drop(DropReason::Invalid);
+        let mut sum = one.snapshot();
+        sum += two.snapshot();
+        assert_eq!((sum.received, sum.handled, sum.echoed), (3, 2, 1));
+        assert_eq!(sum.dropped_before_handler(), 1);
+        assert_eq!(sum.dropped.total(), 2);
+        assert!(sum.to_string().contains("dropped_source_port=1"));
+    }
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        let slots: std::collections::HashSet<_> = DropReason::ALL.iter().map(|&reason| reason as usize).collect();
+        assert_eq!((names.len(), slots.len()), (DropReason::ALL.len(), DropReason::ALL.len()));
+    }
+}

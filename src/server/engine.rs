@@ -1,0 +1,356 @@
+//! Datagram in, datagrams out, without a socket or a runtime: what the server, its tests and fuzzers share.
+//!
+//! Admits each datagram, calls the handler and polls it in place, in a pinned slot that is used again. A handler that is not
+//! ready is moved aside with its slot and driven when it is woken. Both kinds leave their replies in one queue.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream};
+use tokio::sync::mpsc;
+
+use crate::admission::Admission;
+use crate::handler::{Client, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, Station};
+use crate::ledger::{Counters, DropReason, Stats};
+use crate::pace::Pace;
+use crate::printable::Printable;
+use crate::protocol::DatagramProtocol;
+use crate::socket::{BATCH, Datagram, Destination, Outgoing, OutgoingKind, Sent};
+
+/// Datagrams that a worker's queue holds before a send waits: a batch of requests with several replies each.
+const OUTBOX: usize = 4 * BATCH;
+/// Handlers of one worker that may wait at once; a client beyond that is not served (`handler_busy`).
+const WAITING: usize = 1024;
+/// What may wait for them: datagrams of one client, and bytes of all.
+const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
+
+/// What an engine needs from the server around it.
+pub(crate) struct Surroundings {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) closing: Arc<AtomicBool>,
+    /// The address that the socket is bound to.
+    pub(crate) bound: SocketAddr,
+}
+
+/// A worker less its socket: `M` makes the future `F` that handles a client's requests.
+pub struct Engine<P, M, F> {
+    outbox: LocalOutbox,
+    core: Core<P, M, F>,
+}
+
+/// All but the queue, which handlers fill while the core polls them.
+struct Core<P, M, F> {
+    station: Arc<Station<P>>,
+    admission: Arc<Admission>,
+    make: M,
+    elsewhere: mpsc::Receiver<Outgoing>,
+    /// Where a handler is polled first; empty between datagrams.
+    slot: Pin<Box<Option<F>>>,
+    /// The inbox of that handler, kept only when it waits.
+    inbox: Arc<Inbox<P>>,
+    active: HashMap<Key, Arc<Inbox<P>>>,
+    waiting: FuturesUnordered<Waiting<F>>,
+    turn: Stats,
+    reports: Pace,
+}
+
+type Key = (SocketAddr, Option<Destination>);
+type Outcome = Result<Result<(), HandlerError>, Box<dyn Any + Send>>;
+
+impl<P, M, F> Engine<P, M, F>
+where
+    P: DatagramProtocol,
+    M: Fn(Client<P>, Requests<P>) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    /// An engine on its own, as if its socket were bound to `bound`.
+    pub fn new(protocol: P, admission: Admission, bound: SocketAddr, make: M) -> Self {
+        let surroundings =
+            Surroundings { admission: admission.into(), counters: Arc::default(), closing: Arc::default(), bound };
+        Self::within(surroundings, protocol.into(), make)
+    }
+
+    pub(crate) fn within(around: Surroundings, protocol: Arc<P>, make: M) -> Self {
+        let (shared, outbox, elsewhere) = Outbox::new(OUTBOX);
+        let station = Arc::new(Station {
+            protocol,
+            outbox: shared,
+            counters: around.counters,
+            closing: around.closing,
+            bound: around.bound,
+            queued_bytes: 0.into(),
+        });
+        let core = Core {
+            inbox: Arc::new(Inbox::new(Arc::clone(&station))),
+            station,
+            admission: around.admission,
+            make,
+            elsewhere,
+            slot: Box::pin(None),
+            active: HashMap::new(),
+            waiting: FuturesUnordered::new(),
+            turn: Stats::default(),
+            reports: Pace::from(Duration::from_secs(1)),
+        };
+        Self { outbox, core }
+    }
+
+    /// Takes received datagrams in; their handlers' replies are then in [`outgoing`](Self::outgoing).
+    pub fn receive(&mut self, datagrams: impl IntoIterator<Item = Datagram>, now: Instant) {
+        let Self { outbox, core } = self;
+        outbox.lend(|| datagrams.into_iter().for_each(|datagram| core.receive(datagram, now)));
+    }
+
+    /// Drives the handlers that wait and collects what was sent from elsewhere; ready when there was any progress.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Self { outbox, core } = self;
+        let mut progress = Poll::Pending;
+        while !outbox.is_full() {
+            let Poll::Ready(Some(outgoing)) = core.elsewhere.poll_recv(context) else { break };
+            outbox.queue.push(outgoing);
+            progress = Poll::Ready(());
+        }
+        if !core.waiting.is_empty() && outbox.lend(|| core.poll_waiting(context)) {
+            progress = Poll::Ready(());
+        }
+        if !outbox.queue.is_empty() {
+            progress = Poll::Ready(());
+        }
+        progress
+    }
+
+    /// What is to be sent; take it out, and tell [`sent`](Self::sent) what became of it.
+    pub fn outgoing(&mut self) -> &mut Vec<Outgoing> {
+        &mut self.outbox.queue
+    }
+
+    /// The queue, and the counting of what becomes of it.
+    pub(crate) fn sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(Sent<'_>)) {
+        let turn = &mut self.core.turn;
+        (&mut self.outbox.queue, |sent| count_sent(turn, &sent))
+    }
+
+    /// Counts what became of a datagram that was to be sent.
+    pub fn sent(&mut self, sent: &Sent<'_>) {
+        count_sent(&mut self.core.turn, sent);
+    }
+
+    pub(crate) fn count_receive_error(&mut self) {
+        self.core.turn.receive_errors += 1;
+    }
+
+    /// Makes what was counted since the last call visible in [`stats`](Self::stats).
+    pub fn settle(&mut self) {
+        self.core.station.counters.publish(&mut self.core.turn);
+    }
+
+    /// The counters as of the last [`settle`](Self::settle).
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.core.station.counters.snapshot()
+    }
+
+    /// How many handlers wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.core.waiting.len()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.core.station.closing.load(Relaxed)
+    }
+
+    /// Lets waiting handlers see that there will be no more requests; they are still driven by [`poll`](Self::poll).
+    pub fn close(&mut self) {
+        self.core.station.closing.store(true, Relaxed);
+        self.core.active.values().for_each(|inbox| inbox.close());
+    }
+
+    /// Drops the handlers that still wait, and counts the requests that none of them took.
+    pub fn abandon(&mut self) {
+        self.core.waiting.clear();
+        for (_, inbox) in self.core.active.drain() {
+            while inbox.pop().is_some() {
+                self.core.turn.dropped.count(DropReason::HandlerBusy, 1);
+            }
+        }
+    }
+}
+
+fn count_sent(turn: &mut Stats, sent: &Sent<'_>) {
+    match sent {
+        Sent::Done(outgoing) => {
+            turn.sent_bytes += outgoing.payload.len() as u64;
+            match outgoing.kind {
+                OutgoingKind::Packet => turn.echoed += 1,
+                OutgoingKind::ErrorReply => turn.error_replies += 1,
+            }
+        }
+        Sent::Refused(..) => turn.dropped.count(DropReason::Send, 1),
+    }
+}
+
+impl<P, M, F> Core<P, M, F>
+where
+    P: DatagramProtocol,
+    M: Fn(Client<P>, Requests<P>) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    fn receive(&mut self, datagram: Datagram, now: Instant) {
+        self.turn.received += 1;
+        self.turn.received_bytes += datagram.payload.len() as u64;
+        if let Err(reason) = self.admission.admit(&datagram) {
+            self.turn.dropped.count(reason, 1);
+            return;
+        }
+        let key = (datagram.peer, datagram.destination);
+        if !self.active.is_empty()
+            && let Some(inbox) = self.active.get(&key)
+        {
+            if !inbox.push(&datagram.payload, QUEUE) {
+                self.turn.dropped.count(DropReason::HandlerBusy, 1);
+            }
+            return;
+        }
+        self.call(key, datagram.payload, now);
+    }
+
+    /// Calls the handler and polls it in place; keeps it when it waits. Says whether it was kept.
+    fn call(&mut self, key: Key, payload: Bytes, now: Instant) -> bool {
+        let client = Client::new(Arc::clone(&self.station), key.0, key.1, now);
+        let requests = Requests::new(payload, Arc::clone(&self.inbox));
+        let (make, slot) = (&self.make, &mut self.slot);
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            slot.as_mut().set(Some(make(client, requests)));
+            // Whoever waits is polled again, with a real waker, when it has been moved aside.
+            poll_and_clear(slot.as_mut(), &mut Context::from_waker(Waker::noop()))
+        }));
+        let outcome = match polled {
+            Ok(Poll::Ready(result)) => Ok(result),
+            Err(panic) => Err(panic),
+            Ok(Poll::Pending) => return self.keep(key),
+        };
+        self.turn.handled += 1;
+        self.finish(key, outcome);
+        // Somebody kept the requests: they get nothing more, and the next call an inbox of its own.
+        if Arc::get_mut(&mut self.inbox).is_none() {
+            self.renew_inbox().close();
+        }
+        false
+    }
+
+    /// Moves the handler in the slot aside, unless too many wait already.
+    fn keep(&mut self, key: Key) -> bool {
+        let future = std::mem::replace(&mut self.slot, Box::pin(None));
+        let inbox = self.renew_inbox();
+        if self.waiting.len() >= WAITING {
+            self.turn.dropped.count(DropReason::HandlerBusy, 1);
+            inbox.close();
+            drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
+            return false;
+        }
+        self.turn.handled += 1;
+        self.active.insert(key, inbox);
+        self.waiting.push(Waiting { key, future });
+        true
+    }
+
+    fn renew_inbox(&mut self) -> Arc<Inbox<P>> {
+        std::mem::replace(&mut self.inbox, Arc::new(Inbox::new(Arc::clone(&self.station))))
+    }
+
+    /// Polls the handlers that were woken; says whether one ended.
+    fn poll_waiting(&mut self, context: &mut Context<'_>) -> bool {
+        let mut ended = false;
+        while let Poll::Ready(Some((key, outcome))) = Pin::new(&mut self.waiting).poll_next(context) {
+            ended = true;
+            self.finish(key, outcome);
+            self.call_queued(key);
+        }
+        ended
+    }
+
+    /// Handles what a client sent while its handler was busy.
+    fn call_queued(&mut self, key: Key) {
+        loop {
+            let Entry::Occupied(entry) = self.active.entry(key) else { return };
+            let Some(payload) = entry.get().pop() else {
+                entry.remove().close();
+                return;
+            };
+            let queue = entry.remove();
+            queue.move_to(&self.inbox);
+            let next = Arc::clone(&self.inbox);
+            if self.call(key, payload, Instant::now()) {
+                return;
+            }
+            // The call ended in place: what it left in its inbox is still to be handled.
+            let rest = Arc::new(Inbox::new(Arc::clone(&self.station)));
+            next.move_to(&rest);
+            self.active.insert(key, rest);
+        }
+    }
+
+    fn finish(&mut self, (peer, _): Key, outcome: Outcome) {
+        let failure = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("panic: {}", panic_message(&*panic)),
+        };
+        self.turn.dropped.count(DropReason::HandlerFailed, 1);
+        if self.reports.allow(Instant::now()) {
+            let failure = Printable::raw(failure.as_bytes()).limit(512);
+            tracing::warn!(
+                peer_address = %peer.ip(),
+                peer_port = peer.port(),
+                "the request handler failed for {}: {failure}",
+                peer.ip(),
+            );
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
+}
+
+/// Polls the future in a slot, and drops it there once it is ready.
+fn poll_and_clear<F: Future>(mut slot: Pin<&mut Option<F>>, context: &mut Context<'_>) -> Poll<F::Output> {
+    let Some(future) = slot.as_mut().as_pin_mut() else { return Poll::Pending };
+    let polled = future.poll(context);
+    if polled.is_ready() {
+        slot.set(None);
+    }
+    polled
+}
+
+/// A handler that was not ready at once.
+struct Waiting<F> {
+    key: Key,
+    future: Pin<Box<Option<F>>>,
+}
+
+impl<F: Future<Output = Result<(), HandlerError>>> Future for Waiting<F> {
+    type Output = (Key, Outcome);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = &mut self.future;
+        match catch_unwind(AssertUnwindSafe(|| poll_and_clear(future.as_mut(), context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready((self.key, Ok(result))),
+            Err(panic) => Poll::Ready((self.key, Err(panic))),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the outside holds of a server: where it listens, whether it serves, its counters, and how to stop it.
+
+use std::future::Future;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use tokio::sync::watch;
+
+use crate::ledger::{Counters, Stats};
+use crate::socket::{BoundSocket, Families, kernel_drops};
+
+/// An address that a server listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listener {
+    /// The address, with the real port.
+    pub address: SocketAddr,
+    /// Which families it answers.
+    pub families: Families,
+    /// Bytes of receive buffer that the kernel granted.
+    pub receive_buffer: usize,
+}
+
+impl From<&BoundSocket> for Listener {
+    fn from(bound: &BoundSocket) -> Self {
+        Self { address: bound.address, families: bound.families, receive_buffer: bound.receive_buffer }
+    }
+}
+
+/// How far a server has come; it never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Bound, not receiving yet.
+    Bound,
+    /// Every socket is being received from.
+    Serving,
+    /// Asked to stop.
+    Closing,
+    /// Every socket is closed.
+    Stopped,
+}
+
+/// What the workers and the handles of a server share.
+pub(super) struct Shared {
+    pub(super) listeners: Vec<Listener>,
+    pub(super) closing: Arc<AtomicBool>,
+    phase: watch::Sender<Phase>,
+    counted: OnceLock<Vec<(Weak<UdpSocket>, Arc<Counters>)>>,
+    /// Sockets that are not received from yet.
+    idle: AtomicUsize,
+    /// Sockets that are open.
+    open: AtomicUsize,
+}
+
+/// Held with each open socket of a server.
+pub(super) struct Open(pub(super) Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.advance(Phase::Stopped);
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(listeners: Vec<Listener>, sockets: usize) -> Self {
+        Self {
+            listeners,
+            closing: Arc::default(),
+            phase: watch::Sender::new(Phase::Bound),
+            counted: OnceLock::new(),
+            idle: sockets.into(),
+            open: sockets.into(),
+        }
+    }
+
+    /// Says whose counters make up the server's.
+    pub(super) fn count(&self, sockets: impl Iterator<Item = (Weak<UdpSocket>, Arc<Counters>)>) {
+        self.counted.get_or_init(|| sockets.collect());
+    }
+
+    /// Says that one more socket is received from.
+    pub(super) fn now_serving(&self) {
+        if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.advance(Phase::Serving);
+        }
+    }
+
+    pub(super) fn shutdown(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.advance(Phase::Closing);
+    }
+
+    /// Ready once the server closes.
+    pub(super) fn closing(&self) -> impl Future<Output = ()> + use<> {
+        wait_for(self.phase.subscribe(), Phase::Closing)
+    }
+
+    fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let later = phase > *current;
+            if later {
+                *current = phase;
+            }
+            later
+        });
+    }
+}
+
+async fn wait_for(mut phase: watch::Receiver<Phase>, at_least: Phase) {
+    // An error means that the server is gone, which is as far as it goes.
+    let _ = phase.wait_for(|phase| *phase >= at_least).await;
+}
+
+/// Asks and stops a server; clones are of the same server, and outlive it.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<Shared>);
+
+impl std::fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerHandle").field("listeners", &self.listeners()).field("phase", &self.phase()).finish()
+    }
+}
+
+impl ServerHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// What it listens on.
+    #[must_use]
+    pub fn listeners(&self) -> &[Listener] {
+        &self.0.listeners
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.0.phase.borrow()
+    }
+
+    /// Whether every socket is being received from.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.phase() == Phase::Serving
+    }
+
+    /// Asks the server to stop: batches in hand are finished, handlers that wait have a second to end.
+    pub fn shutdown(&self) {
+        self.0.shutdown();
+    }
+
+    /// Waits until the server has come this far, or further.
+    pub async fn reached(&self, phase: Phase) {
+        wait_for(self.0.phase.subscribe(), phase).await;
+    }
+
+    /// The counters of all workers together.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for (socket, counters) in self.0.counted.get().into_iter().flatten() {
+            if let Some(drops) = socket.upgrade().and_then(|socket| kernel_drops(socket.as_fd()).ok()) {
+                counters.set_kernel_drops(drops);
+            }
+            stats += counters.snapshot();
+        }
+        stats
+    }
+}

@@ -1,0 +1,291 @@
+//! Serves a handler on UDP sockets: binds them, runs a worker on each, closes and counts.
+//!
+//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has a thread,
+//! a runtime and sockets of its own. Knows no settings file and no service manager.
+
+pub mod blocking;
+pub mod engine;
+mod handle;
+mod worker;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+
+pub use handle::{Listener, Phase, ServerHandle};
+
+use self::engine::{Engine, Surroundings};
+use self::handle::{Open, Shared};
+use self::worker::Worker;
+use crate::admission::Admission;
+use crate::handler::{DatagramRequestHandler, HandlerError};
+use crate::ledger::Counters;
+use crate::protocol::DatagramProtocol;
+use crate::socket::{self, BindError, BoundSocket, SocketOptions};
+
+/// What a server listens on, and with how many workers.
+#[derive(Debug, Default)]
+pub struct ServerOptions {
+    addresses: Vec<SocketAddr>,
+    sockets: Vec<UdpSocket>,
+    options: SocketOptions,
+}
+
+impl ServerOptions {
+    /// No address yet, one worker, the kernel's default receive buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an address to listen on; `[::]` answers IPv4 too, port 0 takes a free port.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Adds a socket that is bound already; it is served by the first worker.
+    #[must_use]
+    pub fn socket(mut self, socket: UdpSocket) -> Self {
+        self.sockets.push(socket);
+        self
+    }
+
+    /// How many workers share each address; at least 1.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.options.sockets = workers.max(1);
+        self
+    }
+
+    /// Bytes of receive buffer to ask for, for each socket.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.options.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Binds all sockets; nothing is received until the server serves.
+    ///
+    /// # Errors
+    /// The first socket that could not be had.
+    pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
+        let mut workers: Vec<Vec<BoundSocket>> = (0..self.options.sockets).map(|_| Vec::new()).collect();
+        for address in self.addresses {
+            let sockets = socket::bind(address, &self.options)?;
+            workers.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.push(socket));
+        }
+        for socket in self.sockets {
+            workers[0].push(socket::adopt(socket, &self.options)?);
+        }
+        Ok(UdpServer::new(workers, protocol, handler))
+    }
+}
+
+/// A UDP server: sockets that are bound, a protocol and a handler.
+pub struct UdpServer<P, H> {
+    /// For each worker its sockets.
+    workers: Vec<Vec<Served>>,
+    protocol: Arc<P>,
+    handler: Arc<H>,
+    admission: Arc<Admission>,
+    shared: Arc<Shared>,
+}
+
+/// A socket with the counters of the worker that serves it.
+struct Served {
+    socket: Arc<UdpSocket>,
+    address: SocketAddr,
+    ipv6_socket: bool,
+    counters: Arc<Counters>,
+    _open: Open,
+}
+
+/// A server that could not start, or did not end as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The handler's `start` failed.
+    #[error("start the request handler")]
+    StartHandler(#[source] HandlerError),
+    /// A socket could not be registered with the runtime.
+    #[error("watch the socket of {address}")]
+    Watch {
+        /// The socket's address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A worker's thread or runtime could not be started.
+    #[error("start a worker")]
+    StartWorker(#[source] io::Error),
+    /// A worker ended by a panic of its own, not of a handler.
+    #[error("a worker panicked")]
+    WorkerPanicked,
+}
+
+impl<P, H> UdpServer<P, H> {
+    /// Binds one address, for one worker; see [`ServerOptions`] for more.
+    ///
+    /// # Errors
+    /// The socket could not be had.
+    pub fn bind(address: SocketAddr, protocol: P, handler: H) -> Result<Self, BindError> {
+        ServerOptions::new().listen(address).bind(protocol, handler)
+    }
+
+    /// Serves a socket that is bound already.
+    ///
+    /// # Errors
+    /// It is not a bound UDP socket.
+    pub fn from_socket(socket: UdpSocket, protocol: P, handler: H) -> Result<Self, BindError> {
+        ServerOptions::new().socket(socket).bind(protocol, handler)
+    }
+
+    fn new(workers: Vec<Vec<BoundSocket>>, protocol: P, handler: H) -> Self {
+        let listeners: Vec<_> = workers[0].iter().map(Listener::from).collect();
+        let admission = Admission::new(listeners.iter().map(|listener| listener.address.port()));
+        let shared = Arc::new(Shared::new(listeners, workers.iter().map(Vec::len).sum()));
+        let serve = |bound: BoundSocket| Served {
+            ipv6_socket: bound.families.ipv6_socket(),
+            address: bound.address,
+            socket: bound.socket.into(),
+            counters: Arc::default(),
+            _open: Open(Arc::clone(&shared)),
+        };
+        let workers: Vec<Vec<Served>> =
+            workers.into_iter().map(|sockets| sockets.into_iter().map(serve).collect()).collect();
+        shared.count(
+            workers.iter().flatten().map(|served| (Arc::downgrade(&served.socket), Arc::clone(&served.counters))),
+        );
+        Self { workers, protocol: protocol.into(), handler: handler.into(), admission: admission.into(), shared }
+    }
+
+    /// The addresses it listens on, with their real ports.
+    #[must_use]
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.shared.listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// What to ask and stop the server with while it serves; it can be cloned and sent.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle::new(Arc::clone(&self.shared))
+    }
+
+    /// The handler.
+    #[must_use]
+    pub fn handler(&self) -> &Arc<H> {
+        &self.handler
+    }
+}
+
+impl<P, H> UdpServer<P, H>
+where
+    P: DatagramProtocol + Send + Sync + 'static,
+    H: DatagramRequestHandler<P> + Send + Sync + 'static,
+{
+    /// Serves until [`ServerHandle::shutdown`] is called; dropping the future shuts down too.
+    ///
+    /// Needs a tokio runtime with I/O and time enabled.
+    ///
+    /// # Errors
+    /// It could not start, or a worker ended by a panic. A failing socket or handler is no error: those are counted.
+    pub async fn serve(mut self) -> Result<(), ServeError> {
+        self.handler.start().await.map_err(ServeError::StartHandler)?;
+        let _stop = StopOnDrop(self.handle());
+        let here = self.workers.remove(0);
+        let mut elsewhere = Vec::new();
+        for (number, sockets) in std::mem::take(&mut self.workers).into_iter().enumerate() {
+            elsewhere.push(self.spawn_worker(number + 2, sockets)?);
+        }
+        let ran = self.run_worker(here).await;
+        self.shared.shutdown();
+        for ended in elsewhere {
+            ended.await.map_err(|_| ServeError::WorkerPanicked)??;
+        }
+        self.handler.stop().await;
+        ran
+    }
+
+    /// Runs a worker on a thread and a runtime of its own.
+    fn spawn_worker(
+        &self,
+        number: usize,
+        sockets: Vec<Served>,
+    ) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::StartWorker)?;
+        let worker = Self {
+            workers: Vec::new(),
+            protocol: Arc::clone(&self.protocol),
+            handler: Arc::clone(&self.handler),
+            admission: Arc::clone(&self.admission),
+            shared: Arc::clone(&self.shared),
+        };
+        let (done, ended) = oneshot::channel();
+        thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                let _stop = StopOnDrop(worker.handle());
+                let ran = runtime.block_on(worker.run_worker(sockets));
+                // Nobody waits for it when `serve` was dropped.
+                let _ = done.send(ran);
+            })
+            .map_err(ServeError::StartWorker)?;
+        Ok(ended)
+    }
+
+    /// Serves some sockets on this task until the server closes.
+    async fn run_worker(&self, sockets: Vec<Served>) -> Result<(), ServeError> {
+        let mut loops = Vec::with_capacity(sockets.len());
+        for served in sockets {
+            loops.push(self.serve_socket(served)?);
+        }
+        join_all(loops).await;
+        Ok(())
+    }
+
+    fn serve_socket(&self, served: Served) -> Result<impl Future<Output = ()>, ServeError> {
+        let handler = &*self.handler;
+        let surroundings = Surroundings {
+            admission: Arc::clone(&self.admission),
+            counters: Arc::clone(&served.counters),
+            closing: Arc::clone(&self.shared.closing),
+            bound: served.address,
+        };
+        let engine = Engine::within(surroundings, Arc::clone(&self.protocol), |client, requests| {
+            handler.handle(client, requests)
+        });
+        let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket)
+            .map_err(|source| ServeError::Watch { address: served.address, source })?;
+        Ok(async move {
+            self.shared.now_serving();
+            worker.run(self.shared.closing()).await;
+            served.remember_kernel_drops();
+        })
+    }
+}
+
+impl Served {
+    /// The kernel's count is gone with the socket.
+    fn remember_kernel_drops(&self) {
+        if let Ok(drops) = socket::kernel_drops(std::os::fd::AsFd::as_fd(&*self.socket)) {
+            self.counters.set_kernel_drops(drops);
+        }
+    }
+}
+
+/// Ends the other workers when one is gone.
+struct StopOnDrop(ServerHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.shutdown();
+    }
+}

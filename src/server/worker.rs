@@ -1,0 +1,175 @@
+//! The loop of one worker on one socket: receive a batch, let the engine handle it, send a batch.
+//!
+//! Nothing ends it but a shutdown: a receive error is counted, and one that persists makes the loop wait ever longer
+//! between two tries, up to a second.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use super::engine::Engine;
+use crate::handler::{Client, HandlerError, Requests};
+use crate::protocol::DatagramProtocol;
+use crate::socket::{BATCH, ReceiveBatch, SendBatch, Sent, watch_readable, watch_writable};
+
+/// How long replies may wait for room in the socket's send buffer; what is left then is dropped and counted.
+const WRITABLE_WITHIN: Duration = Duration::from_millis(20);
+/// How long handlers that wait may go on once the server closes.
+const GRACE: Duration = Duration::from_secs(1);
+/// The longest wait after a receive error that persists.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What one turn of the loop came to.
+enum Turn {
+    /// Something was received or is to be sent.
+    Progress,
+    /// The socket cannot be read.
+    Fault,
+    /// The server is closing.
+    Closing,
+}
+
+pub(super) struct Worker<P, M, F> {
+    engine: Engine<P, M, F>,
+    io: AsyncFd<Arc<UdpSocket>>,
+    receive: ReceiveBatch,
+    send: SendBatch,
+    /// Receive errors in a row.
+    faults: u32,
+}
+
+impl<P, M, F> Worker<P, M, F>
+where
+    P: DatagramProtocol,
+    M: Fn(Client<P>, Requests<P>) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    /// Makes ready to serve a socket on the runtime that this is called on.
+    pub(super) fn new(engine: Engine<P, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
+        let io = watch_readable(socket)?;
+        Ok(Self { engine, io, receive: ReceiveBatch::new(), send: SendBatch::new(ipv6_socket), faults: 0 })
+    }
+
+    /// Serves until `closing` is ready, then lets handlers end.
+    pub(super) async fn run(mut self, closing: impl Future<Output = ()>) {
+        let mut closing = pin!(closing);
+        loop {
+            let turn = poll_fn(|context| self.poll_turn(closing.as_mut(), context)).await;
+            self.flush().await;
+            self.engine.settle();
+            match turn {
+                Turn::Progress => {}
+                Turn::Fault => {
+                    let pause = sleep(self.pause());
+                    let mut pause = pin!(pause);
+                    poll_fn(|context| match closing.as_mut().poll(context) {
+                        Poll::Ready(()) => Poll::Ready(()),
+                        Poll::Pending => pause.as_mut().poll(context),
+                    })
+                    .await;
+                    if self.engine.is_closing() {
+                        break;
+                    }
+                }
+                Turn::Closing => break,
+            }
+        }
+        self.close().await;
+    }
+
+    fn poll_turn(&mut self, closing: Pin<&mut impl Future<Output = ()>>, context: &mut Context<'_>) -> Poll<Turn> {
+        if self.engine.is_closing() {
+            return Poll::Ready(Turn::Closing);
+        }
+        let received = self.poll_receive(context);
+        let driven = self.engine.poll(context);
+        match received {
+            Poll::Ready(true) => Poll::Ready(Turn::Progress),
+            Poll::Ready(false) => Poll::Ready(Turn::Fault),
+            Poll::Pending if driven.is_ready() => Poll::Ready(Turn::Progress),
+            Poll::Pending => closing.poll(context).map(|()| Turn::Closing),
+        }
+    }
+
+    /// Receives a batch; ready with whether the socket could be read.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            let Ok(mut ready) = std::task::ready!(self.io.poll_read_ready(context)) else { return Poll::Ready(false) };
+            match self.receive.receive(ready.get_inner().as_fd()) {
+                Ok(received) => {
+                    // A batch that is not full emptied the socket: whatever comes next is announced anew.
+                    if received < BATCH {
+                        ready.clear_ready();
+                    }
+                    self.faults = 0;
+                    self.engine.receive(self.receive.datagrams(), Instant::now());
+                    return Poll::Ready(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.faults += 1;
+                    self.engine.count_receive_error();
+                    tracing::debug!("receive failed, trying again: {error}");
+                    return Poll::Ready(false);
+                }
+            }
+        }
+    }
+
+    /// One error may be an echo of some packet; a second in a row is likely to stay.
+    fn pause(&self) -> Duration {
+        match self.faults {
+            0..=1 => Duration::ZERO,
+            faults => LONGEST_PAUSE.min(Duration::from_millis(1 << (faults - 1).min(10))),
+        }
+    }
+
+    /// Sends what the engine has queued.
+    async fn flush(&mut self) {
+        let (queue, mut count) = self.engine.sending();
+        if self.send.send(self.io.get_ref().as_fd(), queue, &mut count).is_ok() {
+            return;
+        }
+        let sent = timeout(WRITABLE_WITHIN, async {
+            // Of its own, for the time of this wait alone.
+            let writable = watch_writable(self.io.get_ref())?;
+            loop {
+                let mut ready = writable.writable().await?;
+                match self.send.send(self.io.get_ref().as_fd(), queue, &mut count) {
+                    Ok(()) => return Ok::<_, io::Error>(()),
+                    Err(_) => ready.clear_ready(),
+                }
+            }
+        })
+        .await;
+        if !matches!(sent, Ok(Ok(()))) {
+            for outgoing in queue.drain(..) {
+                count(Sent::Refused(&outgoing, io::ErrorKind::WouldBlock.into()));
+            }
+        }
+    }
+
+    async fn close(&mut self) {
+        self.engine.close();
+        let ended = timeout(GRACE, async {
+            while self.engine.waiting() > 0 {
+                poll_fn(|context| self.engine.poll(context)).await;
+                self.flush().await;
+            }
+        });
+        if ended.await.is_err() {
+            self.engine.abandon();
+        }
+        self.flush().await;
+        self.engine.settle();
+    }
+}

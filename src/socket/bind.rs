@@ -1,0 +1,307 @@
+//! Binds and prepares sockets: one AF_INET6 socket with IPV6_V6ONLY off for `[::]`, so that it answers IPv4 as well.
+//!
+//! Never sets SO_REUSEADDR (a second process would steal datagrams). Sockets of several workers form a SO_REUSEPORT
+//! group whose first member is bound plain, so that a second instance still gets "address in use".
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::name::canonical;
+
+/// What a socket is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketOptions {
+    /// Bytes of receive buffer (SO_RCVBUFFORCE, else SO_RCVBUF); `None` leaves the kernel's default.
+    pub receive_buffer: Option<usize>,
+    /// How many sockets share the address, one a worker; at least 1.
+    pub sockets: usize,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { receive_buffer: None, sockets: 1 }
+    }
+}
+
+/// The IP families that a socket answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// One AF_INET6 socket bound to `[::]`, IPV6_V6ONLY off.
+    Both,
+    /// AF_INET6, one address.
+    Ipv6,
+    /// AF_INET.
+    Ipv4,
+    /// AF_INET where `[::]` was asked for: this host has no IPv6.
+    Ipv4Only,
+}
+
+impl Families {
+    /// Whether the socket is of the family AF_INET6.
+    #[must_use]
+    pub fn ipv6_socket(self) -> bool {
+        matches!(self, Self::Both | Self::Ipv6)
+    }
+}
+
+impl std::fmt::Display for Families {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Both => "IPv6 and IPv4",
+            Self::Ipv6 => "IPv6",
+            Self::Ipv4 | Self::Ipv4Only => "IPv4",
+        })
+    }
+}
+
+/// A socket that is ready for batches.
+#[derive(Debug)]
+pub struct BoundSocket {
+    /// The socket, not blocking.
+    pub socket: UdpSocket,
+    /// Its address, with the real port.
+    pub address: SocketAddr,
+    /// What it answers.
+    pub families: Families,
+    /// Bytes of receive buffer that the kernel granted.
+    pub receive_buffer: usize,
+}
+
+/// A socket that could not be had: which step failed, and for which address.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// No socket of the family.
+    #[error("create socket for {address}")]
+    Create {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// An option was refused.
+    #[error("set {option} on the socket for {address}")]
+    SetOption {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// The option's name.
+        option: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another socket holds the address.
+    #[error("bind {address}: address in use")]
+    AddressInUse {
+        /// The address to listen on.
+        address: SocketAddr,
+    },
+    /// The port is reserved.
+    #[error(
+        "bind {address}: permission denied; a port below 1024 needs the capability CAP_NET_BIND_SERVICE \
+         (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+    )]
+    PermissionDenied {
+        /// The address to listen on.
+        address: SocketAddr,
+    },
+    /// The address was refused for another reason.
+    #[error("bind {address}")]
+    Bind {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket that was handed over is not a bound UDP socket.
+    #[error("adopt socket")]
+    Adopt(#[source] io::Error),
+}
+
+/// Binds `options.sockets` sockets to one address; port 0 takes a free one, the same for all.
+///
+/// `[::]` answers IPv4 too, and becomes `0.0.0.0` where the host has no IPv6 (EAFNOSUPPORT). An address that is not
+/// local yet is bound all the same (IP_FREEBIND).
+///
+/// # Errors
+/// The step that failed, with the address.
+pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
+    let address = canonical(address);
+    let (socket, address, families) = match create(address) {
+        Err(BindError::Create { source, .. })
+            if source.raw_os_error() == Some(libc::EAFNOSUPPORT) && is_ipv6_wildcard(address) =>
+        {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            (create(address)?, address, Families::Ipv4Only)
+        }
+        created => (created?, address, families(address)),
+    };
+    let first = prepare(socket, address, families, options, Group::Alone)?;
+    let mut sockets = vec![first];
+    if options.sockets > 1 {
+        let address = sockets[0].address;
+        set(&socket2::SockRef::from(&sockets[0].socket), address, "SO_REUSEPORT", |socket| {
+            socket.set_reuse_port(true)
+        })?;
+        for _ in 1..options.sockets {
+            sockets.push(prepare(create(address)?, address, families, options, Group::Joins)?);
+        }
+    }
+    Ok(sockets)
+}
+
+/// Prepares a bound socket that came from elsewhere.
+///
+/// # Errors
+/// It is not a bound socket of AF_INET or AF_INET6 and SOCK_DGRAM, or refuses an option.
+pub fn adopt(socket: UdpSocket, options: &SocketOptions) -> Result<BoundSocket, BindError> {
+    let address = socket.local_addr().map_err(BindError::Adopt)?;
+    let socket = Socket::from(socket);
+    let kind = socket.r#type().map_err(BindError::Adopt)?;
+    if kind != Type::DGRAM || address.port() == 0 {
+        return Err(BindError::Adopt(io::Error::new(io::ErrorKind::InvalidInput, "not a bound datagram socket")));
+    }
+    let dual = is_ipv6_wildcard(address) && !socket.only_v6().map_err(BindError::Adopt)?;
+    let families = match families(address) {
+        Families::Both if !dual => Families::Ipv6,
+        families => families,
+    };
+    finish(socket, address, families, options)
+}
+
+/// Datagrams that the kernel dropped on this socket, for a full buffer or a bad checksum: exact at once, unlike
+/// SO_RXQ_OVFL.
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    const SO_MEMINFO: i32 = 55;
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut words = [0u32; 16];
+    let mut length = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: `words` is writable for the `length` bytes that the kernel is told, and any bytes are valid integers.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut length)
+    };
+    if result == 0 { Ok(words[SK_MEMINFO_DROPS].into()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How a socket relates to others at its address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Alone,
+    Joins,
+}
+
+fn families(address: SocketAddr) -> Families {
+    match address {
+        SocketAddr::V4(_) => Families::Ipv4,
+        SocketAddr::V6(_) if is_ipv6_wildcard(address) => Families::Both,
+        SocketAddr::V6(_) => Families::Ipv6,
+    }
+}
+
+fn is_ipv6_wildcard(address: SocketAddr) -> bool {
+    address.is_ipv6() && address.ip().is_unspecified()
+}
+
+fn create(address: SocketAddr) -> Result<Socket, BindError> {
+    Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
+        .map_err(|source| BindError::Create { address, source })
+}
+
+fn prepare(
+    socket: Socket,
+    address: SocketAddr,
+    families: Families,
+    options: &SocketOptions,
+    group: Group,
+) -> Result<BoundSocket, BindError> {
+    if families.ipv6_socket() {
+        set(&socket, address, "IPV6_V6ONLY", |socket| socket.set_only_v6(families != Families::Both))?;
+        set(&socket, address, "IPV6_FREEBIND", |socket| socket.set_freebind_v6(true))?;
+    } else {
+        set(&socket, address, "IP_FREEBIND", |socket| socket.set_freebind_v4(true))?;
+    }
+    if group == Group::Joins {
+        set(&socket, address, "SO_REUSEPORT", |socket| socket.set_reuse_port(true))?;
+    }
+    socket.bind(&address.into()).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::AddressInUse { address },
+        io::ErrorKind::PermissionDenied => BindError::PermissionDenied { address },
+        _ => BindError::Bind { address, source },
+    })?;
+    finish(socket, address, families, options)
+}
+
+/// What a socket needs whoever bound it.
+fn finish(
+    socket: Socket,
+    address: SocketAddr,
+    families: Families,
+    options: &SocketOptions,
+) -> Result<BoundSocket, BindError> {
+    set(&socket, address, "O_NONBLOCK", |socket| socket.set_nonblocking(true))?;
+    // A dual-stack socket takes the IPv4 options too, and needs them for its IPv4 datagrams.
+    for (name, level, option, value) in IPV4_OPTIONS {
+        set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
+    }
+    if families.ipv6_socket() {
+        for (name, level, option, value) in IPV6_OPTIONS {
+            set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
+        }
+    }
+    if let Some(bytes) = options.receive_buffer {
+        let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+        let forced = set_integer(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value);
+        if forced.is_err() {
+            set(&socket, address, "SO_RCVBUF", |socket| socket.set_recv_buffer_size(bytes))?;
+        }
+    }
+    let read = |source| BindError::Bind { address, source };
+    // The kernel doubles what it grants, for its own book-keeping (socket(7)).
+    let receive_buffer = socket.recv_buffer_size().map_err(read)? / 2;
+    let socket = UdpSocket::from(socket);
+    let address = socket.local_addr().map_err(read)?;
+    Ok(BoundSocket { socket, address, families, receive_buffer })
+}
+
+type IntegerOption = (&'static str, i32, i32, i32);
+
+/// Say which address was asked; never trust a forged "packet too big"; hear no group that somebody else joined.
+const IPV4_OPTIONS: [IntegerOption; 3] = [
+    ("IP_PKTINFO", libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+    ("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+    ("IP_MULTICAST_ALL", libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0),
+];
+const IPV6_OPTIONS: [IntegerOption; 3] = [
+    ("IPV6_RECVPKTINFO", libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+    ("IPV6_MTU_DISCOVER", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT),
+    ("IPV6_MULTICAST_ALL", libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0),
+];
+
+fn set_integer(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the option value is one live i32, and its size is what the kernel is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set(
+    socket: &Socket,
+    address: SocketAddr,
+    option: &'static str,
+    apply: impl FnOnce(&Socket) -> io::Result<()>,
+) -> Result<(), BindError> {
+    apply(socket).map_err(|source| BindError::SetOption { address, option, source })
+}

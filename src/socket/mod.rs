@@ -1,0 +1,81 @@
+//! Sockets, and datagrams with both their addresses.
+//!
+//! Binds through socket2 ([`bind`]), and moves datagrams in batches (`recvmmsg(2)`, `sendmmsg(2)`) with the packet
+//! information that says which address was asked (`ip(7)`, `ipv6(7)`; RFC 3542 s6). Knows no JSON and no policy, and is
+//! the only room with `unsafe` code.
+
+#![allow(unsafe_code, reason = "recvmmsg, sendmmsg and some socket options have no safe wrapper")]
+
+mod bind;
+mod control;
+mod name;
+mod receive;
+mod send;
+mod watch;
+
+use std::net::{IpAddr, SocketAddr};
+
+pub use bind::{BindError, BoundSocket, Families, SocketOptions, adopt, bind, kernel_drops};
+use bytes::Bytes;
+pub use receive::ReceiveBatch;
+pub use send::{SendBatch, Sent};
+pub use watch::{watch_readable, watch_writable};
+
+/// How many datagrams one system call moves at most.
+pub const BATCH: usize = 64;
+
+/// The address that a datagram was sent to, as its packet information says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The destination in the IP header (`ipi_addr`, `ipi6_addr`); an IPv4 address is never in mapped form.
+    pub address: IpAddr,
+    /// The local address that a reply leaves from (`ipi_spec_dst`): the same, unless it was a broadcast.
+    pub local: IpAddr,
+    /// The index of the interface that it came through.
+    pub interface: u32,
+}
+
+impl Destination {
+    /// Whether it was sent to one host: neither broadcast nor multicast.
+    #[must_use]
+    pub fn is_unicast(&self) -> bool {
+        self.address == self.local && !self.address.is_multicast()
+    }
+}
+
+/// A datagram as it was received.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    /// Who sent it; an IPv4 address is never in mapped form.
+    pub peer: SocketAddr,
+    /// Where it was sent to; `None` when the kernel did not say.
+    pub destination: Option<Destination>,
+    /// What it carries: 0 to 65 527 bytes, sharing the receive buffer.
+    pub payload: Bytes,
+    /// It, or its packet information, did not fit.
+    pub truncated: bool,
+    /// It came over IPv6 with an IPv4-mapped source address: a reply would leave over IPv4, to somebody else.
+    pub mapped_over_ipv6: bool,
+}
+
+/// A datagram to be sent.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Where to; an IPv4 address is mapped as the socket needs it.
+    pub peer: SocketAddr,
+    /// The address that was asked: the datagram leaves from there. `None` leaves the choice to the kernel.
+    pub asked: Option<Destination>,
+    /// What it carries.
+    pub payload: Bytes,
+    /// How it is counted.
+    pub kind: OutgoingKind,
+}
+
+/// How a datagram that is sent is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutgoingKind {
+    /// A packet.
+    Packet,
+    /// A reply to what was not a packet.
+    ErrorReply,
+}

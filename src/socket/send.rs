@@ -1,0 +1,137 @@
+//! A batch of datagrams out, each from the address that was asked, by `sendmmsg(2)`.
+//!
+//! One datagram that cannot be sent costs no other its place: `sendmmsg` stops at the first that fails, with a short
+//! count or (if it is the first of the call) with its errno; that one is skipped and the rest goes on.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use super::control::Control;
+use super::name::Name;
+use super::{BATCH, Outgoing};
+
+/// Sends queued datagrams, [`BATCH`] a call.
+pub struct SendBatch {
+    ipv6_socket: bool,
+    names: Box<[Name]>,
+    controls: Box<[Control]>,
+    parts: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+}
+
+// SAFETY: the raw pointers in `parts` and `headers` are written anew before each call and not read otherwise.
+unsafe impl Send for SendBatch {}
+
+/// What became of a queued datagram.
+#[derive(Debug)]
+pub enum Sent<'a> {
+    /// The kernel took it.
+    Done(&'a Outgoing),
+    /// The kernel refused it, with this error; it is not sent again.
+    Refused(&'a Outgoing, io::Error),
+}
+
+impl SendBatch {
+    /// A batch for sockets of the family AF_INET6, or AF_INET.
+    #[must_use]
+    pub fn new(ipv6_socket: bool) -> Self {
+        // SAFETY: mmsghdr and iovec are plain C structs of integers and pointers; all zero is a valid value.
+        let (header, part) = unsafe { std::mem::zeroed() };
+        Self {
+            ipv6_socket,
+            names: vec![Name::default(); BATCH].into(),
+            controls: vec![Control::default(); BATCH].into(),
+            parts: vec![part; BATCH].into(),
+            headers: vec![header; BATCH].into(),
+        }
+    }
+
+    /// Sends all of `queue`, in order, and tells what became of each; the queue holds afterwards what is left.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket's send buffer is full: what is left in the queue can be sent once it is writable.
+    pub fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        queue: &mut Vec<Outgoing>,
+        mut report: impl FnMut(Sent<'_>),
+    ) -> io::Result<()> {
+        let mut done = 0;
+        let result = loop {
+            let chunk = &queue[done..queue.len().min(done + BATCH)];
+            if chunk.is_empty() {
+                break Ok(());
+            }
+            self.prepare(chunk);
+            match self.send_chunk(socket, chunk, &mut report) {
+                (sent, None) => done += sent,
+                (sent, Some(blocked)) => {
+                    done += sent;
+                    break Err(blocked);
+                }
+            }
+        };
+        queue.drain(..done);
+        result
+    }
+
+    fn prepare(&mut self, chunk: &[Outgoing]) {
+        for (at, outgoing) in chunk.iter().enumerate() {
+            let name_length = self.names[at].encode(outgoing.peer, self.ipv6_socket);
+            let control_length = outgoing.asked.map_or(0, |asked| self.controls[at].encode(&asked));
+            // The kernel reads the payload only; iovec has no form for that.
+            self.parts[at] =
+                libc::iovec { iov_base: outgoing.payload.as_ptr().cast_mut().cast(), iov_len: outgoing.payload.len() };
+            let header = &mut self.headers[at].msg_hdr;
+            header.msg_name = ptr::from_mut(&mut self.names[at]).cast();
+            header.msg_namelen = name_length as libc::socklen_t;
+            header.msg_iov = ptr::from_mut(&mut self.parts[at]);
+            header.msg_iovlen = 1;
+            header.msg_control =
+                if control_length == 0 { ptr::null_mut() } else { ptr::from_mut(&mut self.controls[at]).cast() };
+            header.msg_controllen = control_length as _;
+            header.msg_flags = 0;
+        }
+    }
+
+    /// How many were dealt with, and the error that asks to wait.
+    fn send_chunk(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        chunk: &[Outgoing],
+        report: &mut impl FnMut(Sent<'_>),
+    ) -> (usize, Option<io::Error>) {
+        let mut at = 0;
+        while at < chunk.len() {
+            // SAFETY: the headers from `at` to the chunk's end were prepared for this chunk, whose payloads, like the
+            // names, control buffers and parts, are alive and not written to during the call.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    self.headers[at..chunk.len()].as_mut_ptr(),
+                    (chunk.len() - at) as libc::c_uint,
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            match usize::try_from(sent) {
+                Ok(sent) if sent > 0 => {
+                    chunk[at..at + sent].iter().for_each(|outgoing| report(Sent::Done(outgoing)));
+                    at += sent;
+                }
+                _ => {
+                    let error = io::Error::last_os_error();
+                    match error.kind() {
+                        io::ErrorKind::Interrupted => {}
+                        io::ErrorKind::WouldBlock => return (at, Some(error)),
+                        _ => {
+                            report(Sent::Refused(&chunk[at], error));
+                            at += 1;
+                        }
+                    }
+                }
+            }
+        }
+        (at, None)
+    }
+}

@@ -1,0 +1,32 @@
+//! Readiness of a socket, one direction only.
+//!
+//! tokio's own socket is told of both: every datagram that has left makes it writable once more, and wakes its loop.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Watches for datagrams, on the runtime that this is called on.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub fn watch_readable(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
+    watch(socket, Interest::READABLE)
+}
+
+/// Watches for room in the send buffer; a registration apart from any other of the same socket.
+///
+/// # Errors
+/// The runtime cannot watch it, or no file descriptor is left.
+pub fn watch_writable(socket: &UdpSocket) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
+    watch(socket.try_clone()?.into(), Interest::WRITABLE)
+}
+
+fn watch(socket: Arc<UdpSocket>, interest: Interest) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
+    // SAFETY: the Arc that moves in owns the descriptor through a UdpSocket, which is not replaced or closed behind it,
+    // so the descriptor is open and the same for as long as the registration lives.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
