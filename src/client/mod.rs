@@ -5,13 +5,14 @@
 
 pub mod blocking;
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::{ToSocketAddrs, UdpSocket, lookup_host};
 
 use crate::protocol::{DatagramProtocol, DatagramProtocolParseError, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
@@ -212,9 +213,13 @@ impl<P: DatagramProtocol> UdpClient<P> {
     pub async fn recv_packet(&self) -> Result<P::Received, ClientError> {
         let socket = self.link.open()?;
         loop {
-            let readable = socket.readable().await;
+            // An ICMP error alone does not make a socket readable.
+            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await;
             self.link.open()?;
-            let received = readable.and_then(|()| receive(|buffer| socket.try_recv(buffer)));
+            let received = ready.and_then(|ready| {
+                let interest = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };
+                receive(|buffer| socket.try_io(interest, || (&*SockRef::from(&*socket)).read(buffer)))
+            });
             match received {
                 Ok(datagram) => return Ok(self.protocol.build_packet(datagram)?),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

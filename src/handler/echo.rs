@@ -17,6 +17,9 @@ use crate::serializer::RawJson;
 /// The reply to what is not JSON.
 const INVALID_JSON: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
 
+/// Characters of a parse error in a log line.
+const REASON_LENGTH: usize = 256;
+
 /// A packet that can be echoed: it can be sent as it was received, and shown in a log.
 pub trait EchoPacket: Sized {
     /// The reply to a datagram that is no packet; `None` where every datagram is one.
@@ -172,8 +175,8 @@ impl RequestLog {
     fn invalid<P>(&self, client: &Client<P>, bytes: usize, error: &DatagramProtocolParseError) {
         if self.may_tell(client) {
             let error = error.to_string();
-            let limit = self.max_payload.load(Relaxed);
-            tell(client, bytes, format_args!("an invalid packet: {}", Printable::raw(error.as_bytes()).limit(limit)));
+            let reason = Printable::raw(error.as_bytes()).limit(REASON_LENGTH);
+            tell(client, bytes, format_args!("an invalid packet: {reason}"));
         }
     }
 

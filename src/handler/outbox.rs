@@ -74,9 +74,14 @@ impl Outbox {
         }
     }
 
+    /// What is in the channel must not be overtaken.
+    fn channel_is_empty(&self) -> bool {
+        self.channel.capacity() == self.channel.max_capacity()
+    }
+
     fn push(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
         CURRENT.with_borrow_mut(|current| match current {
-            Some(local) if local.id == self.id && !local.is_full() => {
+            Some(local) if local.id == self.id && !local.is_full() && self.channel_is_empty() => {
                 local.queue.push(outgoing);
                 Ok(())
             }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -42,6 +43,12 @@ impl<P, H> UdpServer<P, H> {
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.0.local_addresses()
+    }
+
+    /// The handler.
+    #[must_use]
+    pub fn handler(&self) -> &Arc<H> {
+        self.0.handler()
     }
 
     /// What to ask and stop the server with, from any thread.

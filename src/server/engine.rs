@@ -116,10 +116,16 @@ where
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self { outbox, core } = self;
         let mut progress = Poll::Pending;
-        while !outbox.is_full() {
-            let Poll::Ready(Some(outgoing)) = core.elsewhere.poll_recv(context) else { break };
+        // All of it before any handler is polled, or a handler's replies could overtake each other.
+        while !outbox.is_full()
+            && let Ok(outgoing) = core.elsewhere.try_recv()
+        {
             outbox.queue.push(outgoing);
-            progress = Poll::Ready(());
+        }
+        if !outbox.is_full()
+            && let Poll::Ready(Some(outgoing)) = core.elsewhere.poll_recv(context)
+        {
+            outbox.queue.push(outgoing);
         }
         if !core.waiting.is_empty() && outbox.lend(|| core.poll_waiting(context)) {
             progress = Poll::Ready(());

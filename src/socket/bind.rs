@@ -222,10 +222,8 @@ fn prepare(
 ) -> Result<BoundSocket, BindError> {
     if families.ipv6_socket() {
         set(&socket, address, "IPV6_V6ONLY", |socket| socket.set_only_v6(families != Families::Both))?;
-        set(&socket, address, "IPV6_FREEBIND", |socket| socket.set_freebind_v6(true))?;
-    } else {
-        set(&socket, address, "IP_FREEBIND", |socket| socket.set_freebind_v4(true))?;
     }
+    free_bind(&socket, address, true)?;
     if group == Group::Joins {
         set(&socket, address, "SO_REUSEPORT", |socket| socket.set_reuse_port(true))?;
     }
@@ -234,7 +232,16 @@ fn prepare(
         io::ErrorKind::PermissionDenied => BindError::PermissionDenied { address },
         _ => BindError::Bind { address, source },
     })?;
+    // It would also let replies leave from an address that is not the host's.
+    free_bind(&socket, address, false)?;
     finish(socket, address, families, options)
+}
+
+fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Result<(), BindError> {
+    match address {
+        SocketAddr::V4(_) => set(socket, address, "IP_FREEBIND", |socket| socket.set_freebind_v4(allow)),
+        SocketAddr::V6(_) => set(socket, address, "IPV6_FREEBIND", |socket| socket.set_freebind_v6(allow)),
+    }
 }
 
 /// What a socket needs whoever bound it.

@@ -1,0 +1,112 @@
+//! Starts the real programs, waits for what they say with a deadline, and stops them.
+
+pub(crate) mod namespace;
+pub(crate) mod process;
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use process::{Daemon, DaemonCommand, Finished, Running, run};
+
+/// How long anything may take on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Leaves the test where something it needs is missing: says so, and fails in CI.
+macro_rules! need {
+    ($there:expr, $($what:tt)+) => {
+        if !$there {
+            crate::harness::skipped(&format!($($what)+));
+            return;
+        }
+    };
+}
+pub(crate) use need;
+
+/// Says that a test is skipped, past the test runner's capture.
+pub(crate) fn skipped(what: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "needed in CI: {what}");
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped {name}: needs {what}");
+}
+
+/// Whether a program is on the search path.
+pub(crate) fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(name).is_file())
+}
+
+/// Whether this host speaks IPv6 to itself.
+pub(crate) fn has_ipv6() -> bool {
+    UdpSocket::bind("[::1]:0").is_ok()
+}
+
+/// Whether tests may make namespaces and mounts.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::linux::fs::MetadataExt::st_uid(&own) == 0)
+}
+
+/// A file that no other test uses, with this content.
+pub(crate) fn temporary_file(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = temporary_folder().join(name);
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+/// A folder that no other test uses.
+pub(crate) fn temporary_folder() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Waits until `there` gives something.
+pub(crate) fn wait_for<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = there() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A socket connected to a server, with a deadline on its reads.
+pub(crate) fn connected(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// Sends a datagram and returns the reply.
+pub(crate) fn ask(socket: &UdpSocket, datagram: &[u8]) -> Vec<u8> {
+    socket.send(datagram).unwrap();
+    receive(socket)
+}
+
+pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 1 << 16];
+    let length = socket.recv(&mut buffer).unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+/// Whether nothing comes for a while; ask something else first and wait for its reply, so that this need not be long.
+pub(crate) fn is_silent(socket: &UdpSocket) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let silent = socket.recv(&mut [0; 1 << 16]).is_err();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    silent
+}
+
+/// A shell command of the tests' own making.
+pub(crate) fn sh(script: impl AsRef<OsStr>) -> Finished {
+    run(std::process::Command::new("sh").arg("-ec").arg(script))
+}

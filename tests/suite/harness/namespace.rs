@@ -1,0 +1,67 @@
+//! Network namespaces: hosts of a test's own, joined by virtual cables.
+
+#![allow(unsafe_code, reason = "setns has no safe wrapper")]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use super::{has_program, is_root, sh};
+
+/// A host of its own, with loopback up; gone when dropped.
+pub(crate) struct Namespace(String);
+
+impl Namespace {
+    /// Whether namespaces can be made here.
+    pub(crate) fn possible() -> bool {
+        is_root() && has_program("ip")
+    }
+
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("echo{}n{number}", std::process::id());
+        sh(format!("ip netns add {name}; ip -n {name} link set lo up")).success();
+        Self(name)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Runs `ip` commands in it, one a line.
+    pub(crate) fn ip(&self, commands: &str) {
+        for command in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            sh(format!("ip -n {} {command}", self.0)).success();
+        }
+    }
+
+    /// Lays a cable to another namespace: `veth0` at both ends, up.
+    pub(crate) fn join(&self, other: &Self) {
+        sh(format!("ip link add veth0 netns {} type veth peer name veth0 netns {}", self.0, other.0)).success();
+        self.ip("link set veth0 up");
+        other.ip("link set veth0 up");
+    }
+
+    /// Runs something with its sockets in this namespace.
+    pub(crate) fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.0)).unwrap();
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                // SAFETY: the descriptor is open, and setns changes this thread alone, which ends with the scope.
+                let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+                assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+                what()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // A test that failed is told of already.
+        let _ = sh(format!("ip netns del {}", self.0));
+    }
+}

@@ -1,0 +1,282 @@
+//! Processes: started, listened to line by line, signalled by pid, and killed when a test ends early.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Instant;
+
+use super::namespace::Namespace;
+use super::{DEADLINE, temporary_file, wait_for};
+
+/// A process that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Finished {
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Its output, when it succeeded.
+    pub(crate) fn success(self) -> String {
+        assert!(self.status.success(), "{self:?}");
+        self.out
+    }
+}
+
+/// Runs a command to its end, within the deadline.
+pub(crate) fn run(command: &mut Command) -> Finished {
+    Running::start(command).finish()
+}
+
+/// A process that runs.
+pub(crate) struct Running {
+    child: Child,
+    name: String,
+    out: Receiver<String>,
+    err: Receiver<String>,
+    /// Lines of its standard error that were looked at.
+    seen: Vec<String>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let name = format!("{command:?}");
+        let command = command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM").stdin(Stdio::piped());
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (out, err) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { child, name, out, err, seen: Vec::new() }
+    }
+
+    /// Starts a command that reads this.
+    pub(crate) fn with_input(command: &mut Command, input: &[u8]) -> Self {
+        let running = Self::start(command);
+        let mut pipe = running.child.stdin.as_ref().unwrap();
+        pipe.write_all(input).unwrap();
+        running
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The first line of standard error, old or new, that `wanted` finds something in.
+    pub(crate) fn find_line<T>(&mut self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
+        if let Some(found) = self.seen.iter().find_map(|line| wanted(line)) {
+            return found;
+        }
+        let deadline = Instant::now() + DEADLINE;
+        while let Ok(line) = self.err.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let found = wanted(&line);
+            self.seen.push(line);
+            if let Some(found) = found {
+                return found;
+            }
+        }
+        panic!("{} never said {what}; it said {:#?}", self.name, self.seen)
+    }
+
+    /// The next line of standard output.
+    pub(crate) fn next_output(&mut self) -> String {
+        self.out.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("{} said no more", self.name))
+    }
+
+    /// Forgets the lines of standard error that were looked at.
+    pub(crate) fn forget_lines(&mut self) {
+        self.seen.clear();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Finished {
+        drop(self.child.stdin.take());
+        let name = self.name.clone();
+        let status = wait_for(&format!("the end of {name}"), || self.child.try_wait().unwrap());
+        let (mut out, mut err) = (String::new(), std::mem::take(&mut self.seen));
+        while let Ok(line) = self.out.recv_timeout(DEADLINE) {
+            out.push_str(&line);
+            out.push('\n');
+        }
+        while let Ok(line) = self.err.recv_timeout(DEADLINE) {
+            err.push(line);
+        }
+        Finished { status, out, err: err.join("\n") }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended or not, it must not outlive its test.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a pipe on a thread, so that the process never waits for the test.
+pub(crate) fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n') {
+            let Ok(line) = line else { return };
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// How a daemon is to be started.
+#[derive(Default)]
+pub(crate) struct DaemonCommand {
+    settings: String,
+    listen: Vec<String>,
+    wrapper: Vec<String>,
+}
+
+impl DaemonCommand {
+    /// Adds a listen address to the command line; `[::]:0` when none is added.
+    pub(crate) fn listen(mut self, address: &str) -> Self {
+        self.listen.push(address.into());
+        self
+    }
+
+    pub(crate) fn settings(mut self, text: &str) -> Self {
+        self.settings = text.into();
+        self
+    }
+
+    /// Runs it in this network namespace.
+    pub(crate) fn within(self, namespace: &Namespace) -> Self {
+        self.wrapped(&["ip", "netns", "exec", namespace.name()])
+    }
+
+    /// Runs it through another program.
+    pub(crate) fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper.extend(wrapper.iter().map(|&word| word.to_owned()));
+        self
+    }
+
+    /// The command and its settings file.
+    pub(crate) fn command(&self) -> (Command, PathBuf) {
+        let file = temporary_file("echo-udpd.toml", &self.settings);
+        let mut words = self.wrapper.clone();
+        words.extend([env!("CARGO_BIN_EXE_echo-udpd"), "--config", file.to_str().unwrap()].map(String::from));
+        for address in &self.listen {
+            words.extend(["--listen".into(), address.clone()]);
+        }
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        (command, file)
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(mut self) -> Daemon {
+        if self.listen.is_empty() && !self.settings.contains("listen") {
+            self = self.listen("[::]:0");
+        }
+        let (mut command, settings) = self.command();
+        let mut process = Running::start(&mut command);
+        let listeners = self.listen.len().max(1);
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        process.find_line("what it listens on", |line| {
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                addresses.push(rest.split(' ').next()?.parse().ok()?);
+            }
+            (addresses.len() == listeners).then_some(())
+        });
+        Daemon { process, addresses, settings }
+    }
+}
+
+/// A daemon that answers.
+pub(crate) struct Daemon {
+    pub(crate) process: Running,
+    pub(crate) addresses: Vec<SocketAddr>,
+    settings: PathBuf,
+}
+
+impl Daemon {
+    /// One on `[::]` and a free port, with the default settings.
+    pub(crate) fn start() -> Self {
+        DaemonCommand::default().start()
+    }
+
+    pub(crate) fn with_settings(text: &str) -> Self {
+        DaemonCommand::default().settings(text).start()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.addresses[0].port()
+    }
+
+    pub(crate) fn at(&self, host: &str) -> SocketAddr {
+        SocketAddr::new(host.parse().unwrap(), self.port())
+    }
+
+    /// Replaces its settings file and lets it reload.
+    pub(crate) fn reload(&mut self, settings: &str) {
+        std::fs::write(&self.settings, settings).unwrap();
+        self.process.signal("HUP");
+    }
+
+    /// Waits for a line of its log.
+    pub(crate) fn wait_for_line(&mut self, text: &str) -> String {
+        self.process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
+    }
+
+    /// All counters, as SIGUSR1 logs them.
+    pub(crate) fn counters(&mut self) -> Counters {
+        self.process.forget_lines();
+        self.process.signal("USR1");
+        let line = self.wait_for_line("counters: ");
+        Counters::parse(&line)
+    }
+
+    /// Stops it as systemd would.
+    pub(crate) fn stop(self) -> Finished {
+        self.process.signal("TERM");
+        self.process.finish()
+    }
+}
+
+/// The counters of a line of the log.
+#[derive(Debug)]
+pub(crate) struct Counters(HashMap<String, u64>);
+
+impl Counters {
+    pub(crate) fn parse(line: &str) -> Self {
+        let pairs = line.split(' ').filter_map(|word| word.split_once('='));
+        Self(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+    }
+
+    pub(crate) fn of(&self, name: &str) -> u64 {
+        *self.0.get(name).unwrap_or_else(|| panic!("no counter {name} in {self:?}"))
+    }
+
+    /// Every datagram is accounted for.
+    pub(crate) fn assert_balance(&self) {
+        let before = ["truncated", "source_port", "source_address", "destination", "handler_busy"];
+        let after = ["invalid", "handler_failed", "send"];
+        let sum = |reasons: &[&str]| reasons.iter().map(|reason| self.of(&format!("dropped_{reason}"))).sum::<u64>();
+        assert_eq!(self.of("received"), self.of("handled") + sum(&before), "{self:?}");
+        assert_eq!(self.of("handled"), self.of("echoed") + self.of("error_replies") + sum(&after), "{self:?}");
+    }
+}

@@ -1,0 +1,465 @@
+//! The library's server: handlers that wait, fail and see the server close; its life from bind to stop.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use echo_udpd::blocking;
+use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests, SendPacketError};
+use echo_udpd::ledger::DropReason;
+use echo_udpd::protocol::{BytesProtocol, JsonProtocol, RawJsonProtocol};
+use echo_udpd::serializer::RawJson;
+use echo_udpd::server::{Phase, ServeError, ServerHandle, ServerOptions, UdpServer};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::harness::{DEADLINE, ask, connected, is_silent, receive, wait_for};
+
+type Server<H> = blocking::UdpServer<BytesProtocol, H>;
+
+/// Starts a server of plain bytes on loopback, in the background.
+fn serve<H>(handler: H) -> blocking::BackgroundServer
+where
+    H: DatagramRequestHandler<BytesProtocol> + Send + Sync + 'static,
+{
+    Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), handler).unwrap().start().unwrap()
+}
+
+fn client_of(server: &ServerHandle) -> UdpSocket {
+    connected(server.listeners()[0].address)
+}
+
+/// A conversation: answers `open` and each packet after it until `close`, with the packets in order.
+struct Conversation(Arc<AtomicUsize>);
+
+impl DatagramRequestHandler<BytesProtocol> for Conversation {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        self.0.fetch_add(1, SeqCst);
+        let mut said = Vec::new();
+        while let Some(packet) = requests.next().await {
+            let packet = packet?;
+            if packet == "close" {
+                break;
+            }
+            said.extend_from_slice(&packet);
+            client.send_packet(Bytes::copy_from_slice(&said)).await?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_that_waits_gets_its_clients_packets_in_order_and_others_go_on() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let server = serve(Conversation(Arc::clone(&calls)));
+    let clients = [client_of(server.handle()), client_of(server.handle())];
+    for (packet, expected) in [("a", "a"), ("b", "ab"), ("c", "abc")] {
+        for client in &clients {
+            assert_eq!(ask(client, packet.as_bytes()), expected.as_bytes());
+        }
+    }
+    assert_eq!(calls.load(SeqCst), 2, "one call a client");
+    clients[0].send(b"close").unwrap();
+    assert_eq!(ask(&clients[1], b"d"), b"abcd");
+    assert_eq!(ask(&clients[0], b"new"), b"new", "a new call");
+    assert_eq!(calls.load(SeqCst), 3);
+}
+
+/// Holds the first packet of each client until told to go on; then answers it, and what follows in later calls.
+struct Held(Arc<Notify>);
+
+impl DatagramRequestHandler<BytesProtocol> for Held {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
+        if packet.starts_with(b"hold") {
+            self.0.notified().await;
+        }
+        client.send_packet(packet).await?;
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_client_sends_while_its_handler_is_busy_is_queued_within_a_bound() {
+    let go_on = Arc::new(Notify::new());
+    let server = serve(Held(Arc::clone(&go_on)));
+    let (busy, other) = (client_of(server.handle()), client_of(server.handle()));
+    busy.send(b"hold").unwrap();
+    for number in 0..20 {
+        busy.send(format!("{number}").as_bytes()).unwrap();
+    }
+    assert_eq!(ask(&other, b"other"), b"other", "the loop goes on meanwhile");
+    go_on.notify_one();
+    assert_eq!(receive(&busy), b"hold");
+    for number in 0..16 {
+        assert_eq!(receive(&busy), format!("{number}").as_bytes());
+    }
+    assert!(is_silent(&busy));
+    assert_eq!(ask(&other, b"again"), b"again");
+    let stats = wait_for("the counters", || Some(server.handle().stats()).filter(|stats| stats.echoed == 19));
+    assert_eq!((stats.received, stats.handled, stats.dropped.of(DropReason::HandlerBusy)), (23, 19, 4));
+}
+
+/// Fails as it is told.
+struct Failing;
+
+impl DatagramRequestHandler<BytesProtocol> for Failing {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(packet) = requests.next().await else { return Ok(()) };
+        match &packet?[..] {
+            b"panic" => panic!("told to"),
+            b"error" => Err("told to".into()),
+            b"late panic" => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                panic!("told to, later")
+            }
+            other => Ok(client.send_packet(Bytes::copy_from_slice(other)).await?),
+        }
+    }
+}
+
+#[test]
+fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client() {
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(lines.clone());
+    // On this thread, so that it reports to this subscriber.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = UdpServer::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    let handle = server.handle();
+    let asking = std::thread::spawn({
+        let handle = handle.clone();
+        move || {
+            let client = client_of(&handle);
+            let address = client.local_addr().unwrap();
+            for packet in ["panic", "error", "late panic"] {
+                client.send(packet.as_bytes()).unwrap();
+                assert_eq!(ask(&client_of(&handle), b"still here"), b"still here");
+            }
+            let stats = wait_for("three failures", || {
+                Some(handle.stats()).filter(|stats| stats.dropped.of(DropReason::HandlerFailed) == 3)
+            });
+            handle.shutdown();
+            (stats, address)
+        }
+    });
+    runtime.block_on(server.serve()).unwrap();
+    drop(guard);
+    let (stats, address) = asking.join().unwrap();
+    assert_eq!((stats.handled, stats.echoed), (6, 3));
+    let lines = lines.0.lock().unwrap();
+    let expected = format!("the request handler failed for {}: panic: told to", address.ip());
+    assert!(lines.iter().any(|line| line.contains(&expected)), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains(&format!("peer_port={}", address.port()))), "{lines:?}");
+}
+
+/// A subscriber that keeps what it is told.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.push_str(&format!("{field}={value:?} "));
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// Waits until the server closes, in the two ways that it can see that.
+struct Patient {
+    saw_closing: Arc<AtomicUsize>,
+}
+
+impl DatagramRequestHandler<BytesProtocol> for Patient {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
+        assert!(!client.is_closing());
+        client.send_packet(packet.clone()).await?;
+        if packet == "polls" {
+            while !client.is_closing() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        } else {
+            assert!(requests.next().await.is_none());
+        }
+        assert!(client.is_closing());
+        client.send_packet(Bytes::from_static(b"farewell")).await?;
+        self.saw_closing.fetch_add(1, SeqCst);
+        Ok(())
+    }
+}
+
+#[test]
+fn handlers_that_wait_see_the_server_close_and_may_still_answer() {
+    let saw_closing = Arc::new(AtomicUsize::new(0));
+    let server = serve(Patient { saw_closing: Arc::clone(&saw_closing) });
+    let clients = [client_of(server.handle()), client_of(server.handle())];
+    assert_eq!(ask(&clients[0], b"polls"), b"polls");
+    assert_eq!(ask(&clients[1], b"waits"), b"waits");
+    server.handle().shutdown();
+    clients.iter().for_each(|client| assert_eq!(receive(client), b"farewell"));
+    server.join().unwrap();
+    assert_eq!(saw_closing.load(SeqCst), 2);
+}
+
+#[test]
+fn a_handler_that_never_ends_does_not_keep_the_server_from_stopping() {
+    let server = serve(Held(Arc::new(Notify::new())));
+    let handle = server.handle().clone();
+    let client = client_of(&handle);
+    client.send(b"hold").unwrap();
+    client.send(b"queued").unwrap();
+    assert_eq!(ask(&client_of(&handle), b"1"), b"1");
+    handle.shutdown();
+    server.join().unwrap();
+    assert_eq!(handle.phase(), Phase::Stopped);
+    assert_eq!(handle.stats().dropped.of(DropReason::HandlerBusy), 1, "the queued one");
+}
+
+/// Keeps every packet that it gets.
+struct Keeper(Mutex<Vec<Bytes>>);
+
+impl DatagramRequestHandler<BytesProtocol> for Keeper {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
+        self.0.lock().unwrap().push(packet.clone());
+        client.send_packet(packet).await?;
+        Ok(())
+    }
+}
+
+#[test]
+fn packets_that_are_kept_stay_what_they_were() {
+    let server =
+        Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Keeper(Mutex::default())).unwrap();
+    let inner = server.handler().clone();
+    let server = server.start().unwrap();
+    let client = client_of(server.handle());
+    let packet = |number: usize| format!("{number:>width$}", width = 1 + number * 37 % 3000).into_bytes();
+    for number in 0..1000 {
+        assert_eq!(ask(&client, &packet(number)), packet(number));
+    }
+    drop(server);
+    let kept = inner.0.lock().unwrap();
+    assert_eq!(kept.len(), 1000);
+    assert!((0..1000).all(|number| kept[number] == packet(number)));
+}
+
+/// Sends many replies for one request, more than the outbox holds, from within and from a task elsewhere.
+struct Many;
+
+impl DatagramRequestHandler<BytesProtocol> for Many {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        if let Some(Ok(packet)) = requests.next().await {
+            let send = async move {
+                for number in 0..2000 {
+                    client.send_packet(Bytes::from(format!("{number}"))).await?;
+                }
+                Ok::<_, SendPacketError>(())
+            };
+            if packet == "here" { send.await? } else { tokio::spawn(send).await?? }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn more_replies_than_the_outbox_holds_wait_and_keep_their_order() {
+    let server = serve(Many);
+    for place in ["here", "elsewhere"] {
+        let client = client_of(server.handle());
+        socket2::SockRef::from(&client).set_recv_buffer_size(4 << 20).unwrap();
+        client.send(place.as_bytes()).unwrap();
+        for number in 0..2000 {
+            assert_eq!(receive(&client), format!("{number}").as_bytes(), "{place}");
+        }
+    }
+}
+
+/// Tells how a client looks to a handler.
+struct Describes;
+
+impl DatagramRequestHandler<JsonProtocol> for Describes {
+    async fn handle(
+        &self,
+        client: Client<JsonProtocol>,
+        mut requests: Requests<JsonProtocol>,
+    ) -> Result<(), HandlerError> {
+        let packet = requests.next().await;
+        assert!(client == client.clone() && client.interface() > 0);
+        let reply = match packet {
+            Some(Ok(packet)) => serde_json::json!([packet, client.peer().to_string(), client.asked().to_string()]),
+            Some(Err(error)) => serde_json::json!({"line": error.line(), "column": error.column()}),
+            None => Value::Null,
+        };
+        client.send_packet(reply).await?;
+        let large = client.send_packet(Value::String("x".repeat(70_000))).await;
+        assert!(matches!(large, Err(SendPacketError::TooLarge { size: 70_002, limit: 65_507 })));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_sees_values_parse_errors_and_both_addresses_of_its_client() {
+    let server = blocking::UdpServer::bind("[::]:0".parse().unwrap(), JsonProtocol::default(), Describes);
+    let server = server.unwrap().start().unwrap();
+    let port = server.handle().listeners()[0].address.port();
+    let client = connected(([127, 0, 0, 9], port).into());
+    let local = client.local_addr().unwrap();
+    let expected = format!("[{{\"a\":1}},\"{local}\",\"127.0.0.9:{port}\"]");
+    assert_eq!(ask(&client, b" {\"a\": 1}"), expected.as_bytes());
+    assert_eq!(ask(&client, b"{\"a\":\n ]"), br#"{"column":2,"line":2}"#);
+}
+
+#[test]
+fn the_echo_handler_works_with_values_raw_json_and_bytes() {
+    let at = "127.0.0.1:0".parse().unwrap();
+    let values = blocking::UdpServer::bind(at, JsonProtocol::default(), EchoRequestHandler::<Value>::new());
+    let values = values.unwrap().start().unwrap();
+    let raw = blocking::UdpServer::bind(at, RawJsonProtocol::default(), EchoRequestHandler::<RawJson>::new());
+    let raw = raw.unwrap().start().unwrap();
+    let bytes = serve(EchoRequestHandler::<Bytes>::new());
+    let packet: &[u8] = b"{\"b\" : 1.0,\"a\":2}\n";
+    assert_eq!(ask(&client_of(values.handle()), packet), br#"{"a":2,"b":1.0}"#);
+    assert_eq!(ask(&client_of(raw.handle()), packet), packet);
+    assert_eq!(ask(&client_of(bytes.handle()), packet), packet);
+    let broken = br#"{"error":"Invalid JSON","code":"parse_error"}"#;
+    assert_eq!(ask(&client_of(raw.handle()), b"{"), broken);
+    let reply: Value = serde_json::from_slice(&ask(&client_of(values.handle()), b"{")).unwrap();
+    assert_eq!(reply, serde_json::from_slice::<Value>(broken).unwrap());
+}
+
+#[test]
+fn a_server_goes_from_bound_to_serving_to_stopped() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let echo = EchoRequestHandler::<Bytes>::new();
+    let server = UdpServer::from_socket(socket, BytesProtocol::default(), echo).unwrap();
+    assert_eq!(server.local_addresses(), [address]);
+    let handle = server.handle();
+    assert_eq!((handle.phase(), handle.is_serving()), (Phase::Bound, false));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Spawned on a runtime of several threads: the future is Send.
+        let serving = tokio::spawn(server.serve());
+        handle.reached(Phase::Serving).await;
+        assert!(handle.is_serving());
+        let asked = tokio::task::spawn_blocking(move || ask(&connected(address), b"x"));
+        assert_eq!(asked.await.unwrap(), b"x");
+        handle.shutdown();
+        serving.await.unwrap().unwrap();
+        handle.reached(Phase::Stopped).await;
+    });
+    assert_eq!((handle.is_serving(), handle.stats().echoed), (false, 1));
+    UdpSocket::bind(address).expect("the port is free again");
+}
+
+#[test]
+fn dropping_the_serving_future_stops_all_workers() {
+    let server = ServerOptions::new()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .workers(3)
+        .bind(BytesProtocol::default(), EchoRequestHandler::<Bytes>::new())
+        .unwrap();
+    let (handle, address) = (server.handle(), server.local_addresses()[0]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let serving = tokio::time::timeout(Duration::from_millis(50), server.serve());
+        assert!(serving.await.is_err(), "it serves until it is dropped");
+        tokio::time::timeout(DEADLINE, handle.reached(Phase::Stopped)).await.unwrap();
+    });
+    UdpSocket::bind(address).expect("the port is free again");
+}
+
+#[test]
+fn a_server_asked_to_stop_before_it_serves_ends_at_once() {
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    server.handle().shutdown();
+    server.serve().unwrap();
+}
+
+/// Counts what happens around the requests.
+#[derive(Default)]
+struct Hooks {
+    refuse: bool,
+    started: AtomicUsize,
+    stopped: AtomicUsize,
+}
+
+impl DatagramRequestHandler<BytesProtocol> for Hooks {
+    async fn handle(&self, client: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+        let told = format!("{} {}", self.started.load(SeqCst), self.stopped.load(SeqCst));
+        Ok(client.send_packet(told.into()).await?)
+    }
+    async fn start(&self) -> Result<(), HandlerError> {
+        self.started.fetch_add(1, SeqCst);
+        if self.refuse { Err("not today".into()) } else { Ok(()) }
+    }
+    async fn stop(&self) {
+        self.stopped.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn start_and_stop_of_a_handler_run_once_around_the_requests() {
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Hooks::default()).unwrap();
+    let hooks = server.handler().clone();
+    let server = server.start().unwrap();
+    assert_eq!(ask(&client_of(server.handle()), b"?"), b"1 0");
+    drop(server);
+    assert_eq!((hooks.started.load(SeqCst), hooks.stopped.load(SeqCst)), (1, 1));
+    let refusing = Hooks { refuse: true, ..Hooks::default() };
+    let refused = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), refusing).unwrap().start();
+    assert!(matches!(refused, Err(ServeError::StartHandler(reason)) if reason.to_string() == "not today"));
+}
+
+#[test]
+fn a_stream_or_unbound_socket_is_not_adopted() {
+    let (stream, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stream = UdpSocket::from(std::os::fd::OwnedFd::from(stream));
+    assert!(UdpServer::from_socket(stream, BytesProtocol::default(), Failing).is_err());
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = UdpSocket::from(std::os::fd::OwnedFd::from(tcp));
+    assert!(UdpServer::from_socket(tcp, BytesProtocol::default(), Failing).is_err());
+}

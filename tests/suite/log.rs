@@ -1,0 +1,163 @@
+//! A log whose reader stands still delays no echo, and tells exactly what was lost.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use crate::harness::process::lines;
+use crate::harness::{
+    DEADLINE, Daemon, DaemonCommand, ask, connected, has_program, is_root, need, sh, temporary_folder, wait_for,
+};
+
+/// More lines than the queue and any pipe or socket buffer hold.
+const REQUESTS: usize = 30_000;
+
+/// Sends the requests one by one: each reply is there before the next is sent.
+fn send_requests(daemon_port: u16) {
+    let client = connected(([127, 0, 0, 1], daemon_port).into());
+    for number in 0..REQUESTS {
+        let packet = format!("{{\"number\":{number}}}");
+        assert_eq!(ask(&client, packet.as_bytes()), packet.as_bytes());
+    }
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_delays_no_echo_and_the_lost_lines_are_counted() {
+    let settings = "[log]\nrequests-per-second = 0\ntarget = 'stderr'";
+    // The port must be known although the log is not read.
+    let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let (mut command, _) = DaemonCommand::default().settings(settings).listen(&format!("[::]:{port}")).command();
+    let mut child = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
+    let probe = connected(([127, 0, 0, 1], port).into());
+    probe.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    wait_for("its first echo", || {
+        let _ = probe.send(b"0");
+        (probe.recv(&mut [0; 9]).ok()?).eq(&1).then_some(())
+    });
+    send_requests(port);
+
+    // Now it is read: each line is there, or counted.
+    let lines = lines(child.0.stderr.take().unwrap());
+    let (mut shown, mut lost) = (0, 0);
+    while shown + lost < REQUESTS {
+        let line = lines.recv_timeout(DEADLINE).unwrap();
+        if let Some((count, _)) = line.split_once(" log lines were lost") {
+            lost += count.parse::<usize>().unwrap();
+        } else if line.contains(" sent {\"number\":") {
+            shown += 1;
+        }
+    }
+    assert!(lost > 0, "the pipe held everything");
+    assert_eq!(shown + lost, REQUESTS);
+    sh(format!("kill -TERM {}", child.0.id())).success();
+    let totals = lines.iter().find(|line| line.contains("stopped: ")).unwrap();
+    assert!(totals.ends_with(&format!(" log_dropped={lost}")), "{totals}");
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A journal entry's fields.
+fn fields(entry: &[u8]) -> HashMap<String, String> {
+    let text = String::from_utf8(entry.to_vec()).unwrap();
+    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+#[test]
+fn a_journal_socket_that_nobody_reads_delays_no_echo_and_the_fields_are_exact() {
+    need!(is_root() && has_program("unshare"), "root and unshare, to put a socket where journald's is");
+    let folder = temporary_folder();
+    let journal = UnixDatagram::bind(folder.join("socket")).unwrap();
+    journal.set_read_timeout(Some(DEADLINE)).unwrap();
+    let next = || {
+        let mut buffer = vec![0; 1 << 16];
+        let length = journal.recv(&mut buffer).unwrap();
+        fields(&buffer[..length])
+    };
+    let mount = format!(
+        "mount -t tmpfs none /run; mkdir -p /run/systemd/journal; mount --bind {} /run/systemd/journal; exec \"$@\"",
+        folder.display()
+    );
+    let (mut command, _) = DaemonCommand::default()
+        .wrapped(&["unshare", "--mount", "sh", "-ec", &mount, "sh"])
+        .settings("[log]\nrequests-per-second = 0\ntarget = 'journald'")
+        .listen("[::]:0")
+        .command();
+    let child = Killed(command.spawn().unwrap());
+
+    let listening = next();
+    assert_eq!(listening["PRIORITY"], "6");
+    assert_eq!(listening["SYSLOG_IDENTIFIER"], "echo-udpd");
+    assert_eq!(listening["MESSAGE_ID"].len(), 32);
+    let port: u16 = listening["LOCAL_PORT"].parse().unwrap();
+    assert_eq!(listening["MESSAGE"], format!("listening on [::]:{port} (IPv6 and IPv4)"));
+    assert!(next()["MESSAGE"].starts_with("receive buffer of "));
+
+    // The socket's queue is short: from here on the writer stands still.
+    send_requests(port);
+
+    // Now it is read again: nothing is told twice, and what is missing is counted.
+    let (mut shown, mut lost) = (0, 0);
+    while shown + lost < REQUESTS {
+        let entry = next();
+        if let Some(dropped) = entry.get("LOG_DROPPED") {
+            assert_eq!(entry["PRIORITY"], "4");
+            assert_eq!(entry["MESSAGE"], format!("{dropped} log lines were lost: journald did not keep up"));
+            lost += dropped.parse::<usize>().unwrap();
+        } else if entry["MESSAGE"].contains(" sent ") {
+            assert_eq!(entry["MESSAGE"], format!("127.0.0.1 sent {{\"number\":{shown}}}"), "in order up to the loss");
+            assert_eq!((&*entry["PEER_ADDRESS"], &*entry["LOCAL_ADDRESS"]), ("127.0.0.1", "127.0.0.1"));
+            assert_eq!(entry["LOCAL_PORT"], port.to_string());
+            assert_eq!(entry["BYTES"], format!("{{\"number\":{shown}}}").len().to_string());
+            assert!(entry["PEER_PORT"].parse::<u16>().unwrap() > 0 && !entry.contains_key("MESSAGE_ID"));
+            shown += 1;
+        }
+    }
+    assert!(lost > 0, "the socket held everything");
+    assert_eq!(shown + lost, REQUESTS);
+    sh(format!("kill -USR1 {}", child.0.id())).success();
+    let counters = std::iter::repeat_with(next).find(|entry| entry["MESSAGE"].starts_with("counters: ")).unwrap();
+    assert!(counters["MESSAGE"].ends_with(&format!(" log_dropped={lost}")), "{counters:?}");
+}
+
+#[test]
+fn requests_beyond_the_rate_are_one_line_a_second_with_their_number() {
+    let mut daemon = Daemon::with_settings("[log]\nrequests-per-second = 1");
+    let client = connected(daemon.at("127.0.0.1"));
+    for _ in 0..50 {
+        assert_eq!(ask(&client, b"7"), b"7");
+    }
+    daemon.wait_for_line("more requests, not logged each");
+    let finished = daemon.stop();
+    let shown = finished.err.lines().filter(|line| line.ends_with("127.0.0.1 sent 7")).count();
+    let summed: usize = finished
+        .err
+        .lines()
+        .filter(|line| line.contains("more requests, not logged each"))
+        .map(|line| line.split_whitespace().find_map(|word| word.parse::<usize>().ok()).unwrap())
+        .sum();
+    assert!(shown >= 5, "{shown} shown");
+    assert_eq!(shown + summed, 50);
+}
+
+#[test]
+fn a_forged_line_stays_within_its_own() {
+    let mut daemon = Daemon::start();
+    let client = connected(daemon.at("127.0.0.1"));
+    let forged = "{\"a\":\n\"\u{1b}[2J\u{202e}\u{85}\",\r\n\"b\":1}\n2026-01-01T00:00:00Z  INFO 192.0.2.1 sent {}";
+    client.send(forged.as_bytes()).unwrap();
+    let valid = "{\"a\":\n\"\u{7f}\u{202e}\u{85}\"\r\n}\n";
+    client.send(valid.as_bytes()).unwrap();
+    daemon.wait_for_line("127.0.0.1 sent {\"a\": \"\\u007f\\u202e\\u0085\" }");
+    let finished = daemon.stop();
+    assert!(finished.err.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)));
+    assert!(!finished.err.contains("192.0.2.1"));
+}

@@ -1,0 +1,19 @@
+//! Tests against the real programs: each file has one subject, `harness` starts and stops what they talk to.
+//!
+//! What needs root, a network namespace or another program skips visibly where that is missing, and fails instead when
+//! `CI=true`.
+
+mod harness;
+
+mod addresses;
+mod batches;
+mod client_program;
+mod daemon;
+mod easynetwork;
+mod examples;
+mod library_client;
+mod library_server;
+mod log;
+mod netcat;
+mod restricted;
+mod volume;

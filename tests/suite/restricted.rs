@@ -1,0 +1,85 @@
+//! Hosts that lack something: IPv6, a working receive call.
+
+#![allow(unsafe_code, reason = "a seccomp filter is installed between fork and exec")]
+
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
+
+use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_program, need, run};
+
+/// A filter that answers socket(AF_INET6, ...) with EAFNOSUPPORT, as `RestrictAddressFamilies=AF_INET AF_UNIX` does.
+fn refuse_ipv6() -> std::io::Result<()> {
+    const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt, jf, k }
+    }
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let mut filter = [
+        instruction(LOAD, 0, 0, 0),
+        instruction(EQUAL, 0, 3, libc::SYS_socket as u32),
+        instruction(LOAD, 0, 0, 16),
+        instruction(EQUAL, 0, 1, libc::AF_INET6 as u32),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes integers only.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the program and the filter that it points to are alive during the call, which copies them.
+    if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[test]
+fn without_ipv6_the_wildcard_still_serves_ipv4_and_says_so() {
+    let (mut command, _) = DaemonCommand::default().listen("[::]:0").command();
+    // SAFETY: refuse_ipv6 makes two system calls and nothing else, which is allowed between fork and exec.
+    unsafe { command.pre_exec(refuse_ipv6) };
+    let mut process = Running::start(&mut command);
+    let address = process.find_line("its address", |line| {
+        let (_, rest) = line.split_once("listening on ")?;
+        rest.strip_suffix(" (IPv4)")?.parse::<std::net::SocketAddr>().ok()
+    });
+    process.find_line("the fall back", |line| line.contains("this host has no IPv6: 0.0.0.0:").then_some(()));
+    assert_eq!(ask(&connected(([127, 0, 0, 1], address.port()).into()), b"{}"), b"{}");
+}
+
+#[test]
+fn without_ipv6_an_explicit_ipv6_address_is_an_error_that_names_it() {
+    let (mut command, _) = DaemonCommand::default().listen("[::1]:0").command();
+    // SAFETY: as above.
+    unsafe { command.pre_exec(refuse_ipv6) };
+    let finished = run(&mut command);
+    assert_eq!(finished.code(), Some(1));
+    assert!(
+        finished.err.starts_with("echo-udpd: create socket for [::1]:0: Address family not supported"),
+        "{finished:?}"
+    );
+}
+
+#[test]
+fn a_receive_error_that_persists_neither_ends_nor_spins_the_loop() {
+    need!(has_program("strace"), "strace, to inject faults");
+    let inject =
+        ["strace", "-f", "-o", "/dev/null", "-e", "trace=recvmmsg", "-e", "inject=recvmmsg:error=EIO:when=2..12"];
+    let mut daemon: Daemon = DaemonCommand::default().wrapped(&inject).start();
+    let client = connected(daemon.at("127.0.0.1"));
+    assert_eq!(ask(&client, b"[1]"), b"[1]");
+    // Eleven failures, each pause twice as long as the one before: about a second and a half, then this is answered.
+    let begun = std::time::Instant::now();
+    assert_eq!(ask(&client, b"[2]"), b"[2]");
+    assert!(begun.elapsed() > Duration::from_millis(500), "it did not wait between the tries");
+    let pid = daemon.process.pid();
+    let child = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    crate::harness::sh(format!("kill -USR1 {}", child.trim())).success();
+    let line = daemon.wait_for_line("counters: ");
+    let counters = crate::harness::process::Counters::parse(&line);
+    assert_eq!((counters.of("receive_errors"), counters.of("echoed")), (11, 2));
+    crate::harness::sh(format!("kill -TERM {}", child.trim())).success();
+    assert_eq!(daemon.process.finish().code(), Some(0));
+}
