@@ -131,8 +131,10 @@ pub struct SerializerProtocol<S, C = NoConversion> {
     converter: C,
 }
 
-/// JSON of any serde type.
-pub type JsonProtocol<S = serde_json::Value, R = S> = SerializerProtocol<JsonSerializer<S, R>>;
+/// JSON of any kind, as [`serde_json::Value`].
+pub type JsonProtocol = TypedJsonProtocol<serde_json::Value>;
+/// JSON of a serde type: sends a `S`, receives a `R`.
+pub type TypedJsonProtocol<S, R = S> = SerializerProtocol<JsonSerializer<S, R>>;
 /// JSON that is validated and kept as the bytes that came: what the daemon speaks.
 pub type RawJsonProtocol = SerializerProtocol<RawJsonSerializer>;
 /// Any bytes (RFC 862).

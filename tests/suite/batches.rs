@@ -36,7 +36,7 @@ fn one_batch(
     without: &[usize],
 ) {
     let (server_host, client_host) = hosts;
-    daemon.process.signal("STOP");
+    daemon.process.freeze();
     let port = daemon.port();
     let clients: Vec<UdpSocket> = client_host.run(|| {
         (0..20)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use echo_udpd::blocking;
 use echo_udpd::client::{ClientError, ConnectOptions, Family, UdpClient};
-use echo_udpd::protocol::{BytesProtocol, JsonProtocol};
+use echo_udpd::protocol::{BytesProtocol, JsonProtocol, TypedJsonProtocol};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Daemon, has_ipv6, need};
@@ -216,10 +216,11 @@ fn a_value_of_ones_own_type_travels() {
     }
     let daemon = Daemon::start();
     let order = Order { words: vec!["Hello".into(), "world!".into()], urgent: None };
-    let client = blocking::UdpClient::connect(daemon.at("127.0.0.1"), JsonProtocol::<Order>::default()).unwrap();
+    let client = blocking::UdpClient::connect(daemon.at("127.0.0.1"), TypedJsonProtocol::<Order>::default()).unwrap();
     client.send_packet(order.clone()).unwrap();
     assert_eq!(client.recv_packet_within(DEADLINE).unwrap(), order);
-    let other = blocking::UdpClient::connect(daemon.at("127.0.0.1"), JsonProtocol::<Value, Order>::default()).unwrap();
+    let other =
+        blocking::UdpClient::connect(daemon.at("127.0.0.1"), TypedJsonProtocol::<Value, Order>::default()).unwrap();
     other.send_packet(json!({"words": 7})).unwrap();
     assert!(matches!(other.recv_packet_within(DEADLINE), Err(ClientError::Parse(_))));
 }

@@ -100,8 +100,16 @@ impl Running {
         self.seen.clear();
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+    /// Stops it with SIGSTOP, and waits until every thread stands still.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+        wait_for("all threads to stand still", || {
+            let mut threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            let stopped = |status: String| status.contains("State:\tT");
+            let all =
+                threads.all(|thread| stopped(std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap()));
+            all.then_some(())
+        });
     }
 
     /// Waits for its end.

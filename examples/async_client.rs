@@ -1,0 +1,23 @@
+//! The echo client, asynchronous: `cargo run --example async_client -- localhost:9000 Hello world!`
+
+use std::error::Error;
+use std::time::Duration;
+
+use echo_udpd::client::UdpClient;
+use echo_udpd::protocol::JsonProtocol;
+use serde_json::json;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let server = arguments.next().unwrap_or("localhost:9000".into());
+    let client = UdpClient::connect(server, JsonProtocol::default()).await?;
+
+    let request = json!({"command-line arguments": arguments.collect::<Vec<_>>()});
+    client.send_packet(request.clone()).await?;
+    let reply = client.recv_packet_within(Duration::from_secs(5)).await?;
+
+    println!("Sent:     {request}");
+    println!("Received: {reply}");
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! A million echoes through the public handler path allocate nothing of ours.
+//!
+//! The real server serves real datagrams on a thread of its own, whose allocations are counted. What serde_json allocates
+//! to validate nested JSON (a scratch stack, from depth 2 on) is measured apart and named.
+
+#![allow(unsafe_code, reason = "an allocator that counts is unsafe to write")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use echo_udpd::blocking::UdpServer;
+use echo_udpd::handler::{EchoRequestHandler, RequestLogSettings};
+use echo_udpd::protocol::RawJsonProtocol;
+use echo_udpd::serializer::RawJson;
+
+/// Allocations of all threads that count.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator unchanged; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !EXEMPT.try_with(Cell::get).unwrap_or(true) {
+            COUNTED.fetch_add(1, Relaxed);
+        }
+        // SAFETY: the caller's promises are those of this call.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are those of this call.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const WINDOW: usize = 64;
+
+/// Echoes `count` datagrams, some in flight at a time, and says how many allocations the rest of the process made.
+fn allocations(server: SocketAddr, packet: &[u8], count: usize) -> u64 {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut buffer = [0; 4096];
+    let before = COUNTED.load(Relaxed);
+    let mut received = 0;
+    for sent in 0..count {
+        client.send(packet).unwrap();
+        if sent - received + 1 == WINDOW || sent + 1 == count {
+            while received <= sent {
+                assert_eq!(client.recv(&mut buffer).unwrap(), packet.len());
+                assert_eq!(&buffer[..packet.len()], packet);
+                received += 1;
+            }
+        }
+    }
+    COUNTED.load(Relaxed) - before
+}
+
+#[test]
+fn a_million_echoes_allocate_nothing_of_ours() {
+    EXEMPT.set(true);
+    let handler = EchoRequestHandler::<RawJson>::new();
+    // As the daemon is by default, once its log's rate is used up.
+    handler.log.set(RequestLogSettings::default());
+    let server = UdpServer::bind("127.0.0.1:0".parse().unwrap(), RawJsonProtocol::default(), handler).unwrap();
+    let address = server.local_addresses()[0];
+    let server = server.start().unwrap();
+
+    let flat = format!("{{\"sequence\":123456,\"text\":\"\u{e9}\",\"padding\":\"{}\"}}\n", "x".repeat(100));
+    // Once around all slots of the receive batch, which are made shareable at their first use.
+    allocations(address, flat.as_bytes(), 10_000);
+    assert_eq!(allocations(address, flat.as_bytes(), 1_000_000), 0);
+
+    let nested = b"{\"a\":{\"b\":[[1],[2]]}}";
+    let validation = {
+        EXEMPT.set(false);
+        let before = COUNTED.load(Relaxed);
+        drop(RawJson::parse(Bytes::from_static(nested)).unwrap());
+        let allocated = COUNTED.load(Relaxed) - before;
+        EXEMPT.set(true);
+        allocated
+    };
+    assert!(validation > 0, "serde_json's scratch stack has gone: say so");
+    assert_eq!(allocations(address, nested, 10_000), 10_000 * validation, "beside JSON validation's own");
+    assert_eq!(server.handle().stats().echoed, 1_020_000);
+}
