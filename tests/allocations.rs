@@ -3,6 +3,7 @@
 //! The real server serves real datagrams on a thread of its own, whose allocations are counted. What serde_json allocates
 //! to validate nested JSON (a scratch stack, from depth 2 on) is measured apart and named.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic anywhere")]
 #![allow(unsafe_code, reason = "an allocator that counts is unsafe to write")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

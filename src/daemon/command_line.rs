@@ -1,11 +1,11 @@
 //! The daemon's command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 
+use super::Source;
 use super::settings::{Listen, ListenAddress};
-use super::{SETTINGS_FILE, Source};
 
 /// What the daemon was called with.
 #[derive(Debug, Parser)]
@@ -45,8 +45,7 @@ impl CommandLine {
 
     /// Where the settings come from.
     pub(super) fn source(&self) -> Source {
-        let installed = || Path::new(SETTINGS_FILE).exists().then(|| SETTINGS_FILE.into());
-        Source { file: self.config.clone().or_else(installed), listen: self.listen().and_then(Result::ok) }
+        Source { config: self.config.clone(), listen: self.listen().and_then(Result::ok) }
     }
 
     fn listen(&self) -> Option<Result<Listen, &'static str>> {

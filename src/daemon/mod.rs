@@ -1,7 +1,7 @@
 //! The daemon `echo-udpd`: command line and settings in, a server running, its log and its service manager told.
 //!
 //! Wires the rooms together; how datagrams are answered is the server's business. Workers have threads of their own,
-//! this one runs [`control`]: signals, reload, status.
+//! this one is for control: signals, reload, status.
 
 mod command_line;
 mod control;
@@ -11,7 +11,7 @@ mod systemd;
 
 use std::error::Error;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -59,14 +59,18 @@ impl DaemonError {
 
 /// Where settings come from, now and on each reload.
 struct Source {
-    file: Option<PathBuf>,
+    /// The file of the command line.
+    config: Option<PathBuf>,
     /// Addresses of the command line, which win over the file's.
     listen: Option<Listen>,
 }
 
 impl Source {
     fn read(&self) -> Result<Settings, SettingsError> {
-        let mut settings = self.file.as_deref().map_or_else(|| Ok(Settings::default()), Settings::read)?;
+        let installed = Path::new(SETTINGS_FILE);
+        // Looked for each time: it may have come or gone since the start.
+        let file = self.config.as_deref().or_else(|| installed.exists().then_some(installed));
+        let mut settings = file.map_or_else(|| Ok(Settings::default()), Settings::read)?;
         if let Some(listen) = &self.listen {
             settings.listen = listen.clone();
         }

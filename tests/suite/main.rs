@@ -3,6 +3,8 @@
 //! What needs root, a network namespace or another program skips visibly where that is missing, and fails instead when
 //! `CI=true`.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic anywhere")]
+
 mod harness;
 
 mod addresses;
@@ -16,4 +18,5 @@ mod library_server;
 mod log;
 mod netcat;
 mod restricted;
+mod systemd;
 mod volume;
