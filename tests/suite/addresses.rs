@@ -72,9 +72,8 @@ fn a_listener_on_one_address_leaves_the_others_alone() {
     need!(Namespace::possible(), "root and ip, for network namespaces");
     let (server, client) = hosts();
     let daemon = DaemonCommand::default().within(&server).listen("10.99.0.2:0").listen("[fd99::2]:0").start();
-    let addresses = daemon.addresses.clone();
     client.run(|| {
-        for at in &addresses {
+        for at in &daemon.addresses {
             assert_eq!(ask(&connected(*at), b"[1]"), b"[1]");
             let other: IpAddr = if at.is_ipv4() { "10.99.0.1" } else { "fd99::1" }.parse().unwrap();
             let refused = connected((other, at.port()).into());

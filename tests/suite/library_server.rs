@@ -140,21 +140,18 @@ fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = UdpServer::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
     let handle = server.handle();
-    let asking = std::thread::spawn({
-        let handle = handle.clone();
-        move || {
-            let client = client_of(&handle);
-            let address = client.local_addr().unwrap();
-            for packet in ["panic", "error", "late panic"] {
-                client.send(packet.as_bytes()).unwrap();
-                assert_eq!(ask(&client_of(&handle), b"still here"), b"still here");
-            }
-            let stats = wait_for("three failures", || {
-                Some(handle.stats()).filter(|stats| stats.dropped.of(DropReason::HandlerFailed) == 3)
-            });
-            handle.shutdown();
-            (stats, address)
+    let asking = std::thread::spawn(move || {
+        let client = client_of(&handle);
+        let address = client.local_addr().unwrap();
+        for packet in ["panic", "error", "late panic"] {
+            client.send(packet.as_bytes()).unwrap();
+            assert_eq!(ask(&client_of(&handle), b"still here"), b"still here");
         }
+        let stats = wait_for("three failures", || {
+            Some(handle.stats()).filter(|stats| stats.dropped.of(DropReason::HandlerFailed) == 3)
+        });
+        handle.shutdown();
+        (stats, address)
     });
     runtime.block_on(server.serve()).unwrap();
     drop(guard);
