@@ -71,3 +71,8 @@ pub mod protocol;
 pub mod serializer;
 pub mod server;
 pub mod socket;
+
+/// The README's program, compiled with the other examples of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -410,6 +410,20 @@ fn dropping_the_serving_future_stops_all_workers() {
 }
 
 #[test]
+fn a_blocking_server_serves_this_thread_until_another_shuts_it_down() {
+    let server = Server::bind("[::1]:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    let (handle, address) = (server.handle(), server.local_addresses()[0]);
+    let other = std::thread::spawn(move || {
+        assert_eq!(ask(&connected(address), b"1"), b"1");
+        handle.shutdown();
+        handle
+    });
+    server.serve().unwrap();
+    let handle = other.join().unwrap();
+    assert_eq!((handle.phase(), handle.stats().echoed), (Phase::Stopped, 1));
+}
+
+#[test]
 fn a_server_asked_to_stop_before_it_serves_ends_at_once() {
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
     server.handle().shutdown();
