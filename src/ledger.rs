@@ -19,6 +19,14 @@ pub enum DropReason {
     SourceAddress,
     /// It was sent to a broadcast or multicast address.
     Destination,
+    /// Its source may not use this service.
+    Access,
+    /// Its source, or all sources together, sent more than they may.
+    RateLimit,
+    /// It is byte for byte the server's own error reply: answering it could loop.
+    OwnError,
+    /// It is not a packet of the protocol, and its source has had all the error replies that it may.
+    ErrorLimit,
     /// It is not a packet of the protocol, and the handler does not answer those.
     Invalid,
     /// Its client's queue was full, or too many handlers were waiting.
@@ -31,13 +39,17 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of a datagram's way.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Truncated,
         Self::SourcePort,
         Self::SourceAddress,
         Self::Destination,
+        Self::Access,
+        Self::RateLimit,
         Self::HandlerBusy,
+        Self::OwnError,
         Self::Invalid,
+        Self::ErrorLimit,
         Self::HandlerFailed,
         Self::Send,
     ];
@@ -50,6 +62,10 @@ impl DropReason {
             Self::SourcePort => "source_port",
             Self::SourceAddress => "source_address",
             Self::Destination => "destination",
+            Self::Access => "access",
+            Self::RateLimit => "rate_limit",
+            Self::OwnError => "own_error",
+            Self::ErrorLimit => "error_limit",
             Self::Invalid => "invalid",
             Self::HandlerBusy => "handler_busy",
             Self::HandlerFailed => "handler_failed",
@@ -61,8 +77,14 @@ impl DropReason {
     #[must_use]
     pub fn is_before_handler(self) -> bool {
         match self {
-            Self::Truncated | Self::SourcePort | Self::SourceAddress | Self::Destination | Self::HandlerBusy => true,
-            Self::Invalid | Self::HandlerFailed | Self::Send => false,
+            Self::Truncated
+            | Self::SourcePort
+            | Self::SourceAddress
+            | Self::Destination
+            | Self::Access
+            | Self::RateLimit
+            | Self::HandlerBusy => true,
+            Self::OwnError | Self::Invalid | Self::ErrorLimit | Self::HandlerFailed | Self::Send => false,
         }
     }
 }

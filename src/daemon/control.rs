@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::logging::{Logging, message};
-use super::settings::{Live, Settings, SettingsError, Start};
+use super::settings::{Live, Settings, SettingsError};
 use super::systemd::ServiceManager;
 use super::{DaemonError, Source};
 use crate::ledger::Stats;
@@ -32,7 +32,8 @@ pub(super) struct Control {
     runtime: Runtime,
     signals: Signals,
     source: Source,
-    started: Start,
+    /// The settings of the start, which a reload compares with.
+    started: Settings,
 }
 
 struct Signals {
@@ -55,7 +56,7 @@ enum Request {
 
 impl Control {
     /// Installs the signal handlers.
-    pub(super) fn new(source: Source, started: Start) -> Result<Self, ControlError> {
+    pub(super) fn new(source: Source, started: Settings) -> Result<Self, ControlError> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
         let mut tick = interval(Duration::from_secs(1));
@@ -76,10 +77,11 @@ impl Control {
         mut self,
         server: BackgroundServer,
         logging: &Logging,
-        apply: impl Fn(Live),
+        apply: impl Fn(&Live),
     ) -> Result<(), DaemonError> {
         let handle = server.handle().clone();
         log_listeners(handle.listeners(), self.started.receive_buffer_bytes.value() as usize);
+        warn_of_exempt(&self.started.live());
         let mut status = Status::new(&handle);
         let mut manager = ServiceManager::default();
         manager.ready(status.line(&handle.stats(), logging.dropped()));
@@ -99,6 +101,7 @@ impl Control {
                     let stats = handle.stats();
                     log_unlogged(stats.unlogged - unlogged);
                     unlogged = stats.unlogged;
+                    log_limited(&handle);
                     manager.status(status.line(&stats, logging.dropped()));
                 }
             }
@@ -114,7 +117,7 @@ impl Control {
     }
 
     /// Reads the settings again and puts them in force; says what the status line should add.
-    fn reload(&mut self, logging: &Logging, apply: &impl Fn(Live)) -> String {
+    fn reload(&mut self, logging: &Logging, apply: &impl Fn(&Live)) -> String {
         let settings = match self.source.read() {
             Ok(settings) => settings,
             Err(error) => {
@@ -126,14 +129,16 @@ impl Control {
                 return format!("; reload failed: {reason}");
             }
         };
-        apply(settings.live());
-        logging.set_level(settings.log.level);
+        let live = settings.live();
+        apply(&live);
+        logging.set_level(live.log_level);
+        warn_of_exempt(&live);
         tracing::info!(message_id = message::RELOADED, "settings reloaded");
         self.warn_of_restart(&settings)
     }
 
     fn warn_of_restart(&self, settings: &Settings) -> String {
-        let changed = self.started.differences(&settings.start()).join(", ");
+        let changed = self.started.start().differences(&settings.start()).join(", ");
         if changed.is_empty() {
             return String::new();
         }
@@ -241,6 +246,29 @@ fn log_unlogged(requests: u64) {
         tracing::info!(
             message_id = message::REQUESTS_NOT_LOGGED,
             "{requests} more requests, not logged each: over log.requests-per-second"
+        );
+    }
+}
+
+/// An address can be forged, a friend's too.
+fn warn_of_exempt(live: &Live) {
+    let exempt: Vec<_> = live.policy.rate_limit.exempt.iter().map(ToString::to_string).collect();
+    if !exempt.is_empty() {
+        tracing::warn!(
+            message_id = message::EXEMPT,
+            "no rate limit for {}, nor for whoever can forge an address there",
+            exempt.join(", ")
+        );
+    }
+}
+
+fn log_limited(server: &ServerHandle) {
+    if let Some(source) = server.take_limited() {
+        tracing::warn!(
+            message_id = message::LIMITED,
+            peer_address = %source,
+            "{source} is over its rate, what is beyond it is dropped; if it is a friend, \
+             raise rate-limit.per-second or add it to rate-limit.exempt"
         );
     }
 }

@@ -121,9 +121,13 @@ where
     P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
 {
     // Signals have their handlers before the service manager hears that we are ready.
-    let control = Control::new(source, settings.start())?;
+    let control = Control::new(source, settings.clone())?;
     let (server, handler) = start::<T, P>(settings)?;
-    control.run(server, logging, |live| apply(&handler, live))
+    let handle = server.handle().clone();
+    control.run(server, logging, |live| {
+        apply(&handler, live);
+        handle.set_policy(&live.policy);
+    })
 }
 
 fn start<T, P>(settings: &Settings) -> Result<(BackgroundServer, Arc<EchoRequestHandler<T>>), DaemonError>
@@ -132,20 +136,24 @@ where
     P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
 {
     let handler = EchoRequestHandler::new();
-    apply(&handler, settings.live());
+    let live = settings.live();
+    apply(&handler, &live);
     let workers = match settings.workers.value() {
         0 => thread::available_parallelism().map_or(1, NonZero::get),
         workers => workers as usize,
     };
-    let options = ServerOptions::new().workers(workers).receive_buffer(settings.receive_buffer_bytes.value() as usize);
+    let options = ServerOptions::new()
+        .workers(workers)
+        .policy(live.policy)
+        .receive_buffer(settings.receive_buffer_bytes.value() as usize);
     let options = settings.listen.addresses().iter().fold(options, |options, &address| options.listen(address));
     let server = options.bind(P::default(), handler)?;
     let handler = Arc::clone(server.handler());
     Ok((UdpServer::from(server).start()?, handler))
 }
 
-/// Puts the settings in force that need no restart, but for the log's level.
-fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: Live) {
+/// Puts in force what of the live settings is the handler's.
+fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Live) {
     handler.answer_invalid(live.invalid_json == InvalidJson::Error);
     handler.log.set(live.request_log);
 }

@@ -5,13 +5,16 @@
 //! [`Live`] takes effect on reload.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::admission::{LARGEST_COST, LONGEST_BURST, Policy, Prefix};
 use crate::handler::RequestLogSettings;
 
 /// The file as it is written.
@@ -28,6 +31,51 @@ pub struct Settings {
     pub reply: Reply,
     /// What is logged, and where.
     pub log: Log,
+    /// Who is answered.
+    pub access: Access,
+    /// How often.
+    pub rate_limit: RateLimit,
+}
+
+/// The table `[access]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Access {
+    /// Sources that are answered; empty = everyone.
+    pub allow: Vec<Text<Prefix>>,
+    /// Sources that are not.
+    pub deny: Vec<Text<Prefix>>,
+    /// Source ports that are not.
+    pub deny_source_ports: Vec<Text<Ports>>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        // Services that answer anything, and so could loop with this one.
+        let ports = [1..=1023, 1900..=1900, 2049..=2049, 3702..=3702, 5353..=5353, 11_211..=11_211];
+        let deny_source_ports = ports.map(|range| Text(Ports(range))).into();
+        Self { allow: Vec::new(), deny: Vec::new(), deny_source_ports }
+    }
+}
+
+/// The table `[rate-limit]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct RateLimit {
+    /// Tokens that one source gains each second; 0 = off.
+    pub per_second: PerSecond,
+    /// Tokens that it may spend at once.
+    pub burst: Burst,
+    /// Datagrams of all sources together each second; 0 = off.
+    pub total_per_second: TotalPerSecond,
+    /// Bits of an IPv4 address that make one source.
+    pub ipv4_prefix: Ipv4Prefix,
+    /// Bits of an IPv6 address that make one source.
+    pub ipv6_prefix: Ipv6Prefix,
+    /// Sources without a limit.
+    pub exempt: Vec<Text<Prefix>>,
+    /// Error replies to one source each second; 0 = no limit.
+    pub error_replies_per_second: ErrorRepliesPerSecond,
 }
 
 /// The table `[reply]`.
@@ -288,6 +336,81 @@ ranged! {
     MaxPayloadBytes, 16..=16_384, 512
 }
 
+ranged! {
+    /// Tokens that one source gains each second; 0 = off.
+    PerSecond, 0..=100_000, 200
+}
+ranged! {
+    /// Tokens that one source may spend at once; the largest datagram costs 54.
+    Burst, LARGEST_COST..=30_000_000, 400
+}
+ranged! {
+    /// Datagrams of all sources together each second; 0 = off.
+    TotalPerSecond, 0..=10_000_000, 0
+}
+ranged! {
+    /// Bits of an IPv4 address.
+    Ipv4Prefix, 1..=32, 32
+}
+ranged! {
+    /// Bits of an IPv6 address.
+    Ipv6Prefix, 1..=128, 64
+}
+ranged! {
+    /// Error replies to one source each second; 0 = no limit.
+    ErrorRepliesPerSecond, 0..=100, 10
+}
+
+/// A value that is written as a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<T>(pub T);
+
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parsed<T>(PhantomData<T>);
+        impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
+            type Value = Text<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text<T>, E> {
+                let parsed = text.parse().map(Text);
+                parsed.map_err(|reason| E::custom(format!("`{}` is {reason}", text.escape_debug())))
+            }
+        }
+        deserializer.deserialize_str(Parsed(PhantomData))
+    }
+}
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A range of ports, or one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports(RangeInclusive<u16>);
+
+impl FromStr for Ports {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if first <= last => Ok(Self(first..=last)),
+            _ => Err("not a port or a range of ports from 0 to 65535, such as `1900` or `1-1023`"),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.0.start(), self.0.end());
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+    }
+}
+
 /// What needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -319,7 +442,7 @@ impl Start {
 }
 
 /// What takes effect on reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
     /// What happens to datagrams that are not JSON.
     pub invalid_json: InvalidJson,
@@ -327,6 +450,8 @@ pub struct Live {
     pub log_level: LogLevel,
     /// The lines of requests.
     pub request_log: RequestLogSettings,
+    /// Who is answered, and how often.
+    pub policy: Policy,
 }
 
 impl Settings {
@@ -347,7 +472,13 @@ impl Settings {
     pub fn parse(text: &str) -> Result<Self, Fault> {
         let fault = |key: String, error: &toml::de::Error| Fault::new(text, &key, error);
         let file = toml::Deserializer::parse(text).map_err(|error| fault(String::new(), &error))?;
-        serde_path_to_error::deserialize(file).map_err(|error| fault(error.path().to_string(), error.inner()))
+        let settings: Self =
+            serde_path_to_error::deserialize(file).map_err(|error| fault(error.path().to_string(), error.inner()))?;
+        let (rate, burst) = (settings.rate_limit.per_second.value(), settings.rate_limit.burst.value());
+        if rate > 0 && burst > rate.saturating_mul(LONGEST_BURST) {
+            return Err(Fault::of_burst(text, rate));
+        }
+        Ok(settings)
     }
 
     /// What needs a restart to change.
@@ -373,7 +504,24 @@ impl Settings {
                 per_second: self.log.requests_per_second.value(),
                 max_payload: self.log.max_payload_bytes.value() as usize,
             },
+            policy: self.policy(),
         }
+    }
+
+    fn policy(&self) -> Policy {
+        let prefixes = |texts: &[Text<Prefix>]| texts.iter().map(|text| text.0).collect();
+        let mut policy = Policy::open();
+        policy.allow = prefixes(&self.access.allow);
+        policy.deny = prefixes(&self.access.deny);
+        policy.deny_source_ports = self.access.deny_source_ports.iter().map(|ports| ports.0.0.clone()).collect();
+        policy.rate_limit.per_second = self.rate_limit.per_second.value();
+        policy.rate_limit.burst = self.rate_limit.burst.value();
+        policy.rate_limit.total_per_second = self.rate_limit.total_per_second.value();
+        policy.rate_limit.ipv4_prefix = self.rate_limit.ipv4_prefix.value() as u8;
+        policy.rate_limit.ipv6_prefix = self.rate_limit.ipv6_prefix.value() as u8;
+        policy.rate_limit.exempt = prefixes(&self.rate_limit.exempt);
+        policy.error_replies_per_second = self.rate_limit.error_replies_per_second.value();
+        policy
     }
 }
 
@@ -397,16 +545,31 @@ pub struct Fault {
 
 impl Fault {
     fn new(text: &str, key: &str, error: &toml::de::Error) -> Self {
-        let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        let before = text.get(..at).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let named = !key.is_empty() && key != "." && !key.ends_with('?');
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
-        Self {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            message: if named { format!("{key}: {message}") } else { message },
-        }
+        let message = if named { format!("{key}: {message}") } else { message };
+        Self::at(text, error.span().map_or(0, |span| span.start), message)
+    }
+
+    fn at(text: &str, offset: usize, message: String) -> Self {
+        let before = text.get(..offset).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1, message }
+    }
+}
+
+impl Fault {
+    /// A burst that would take too long to become whole again: a fault of two keys, shown at the one that is written.
+    fn of_burst(text: &str, rate: u32) -> Self {
+        let document = toml::de::DeTable::parse(text).ok();
+        let table = document.as_ref().and_then(|document| document.get_ref().get("rate-limit"));
+        let value = |key| table.and_then(|table| table.get_ref().get(key));
+        let at = value("burst").or_else(|| value("per-second")).map_or(0, |value| value.span().start);
+        let most = rate.saturating_mul(LONGEST_BURST);
+        let message = format!(
+            "rate-limit.burst: expected at most {most}, what per-second = {rate} makes up for in {LONGEST_BURST} s"
+        );
+        Self::at(text, at, message)
     }
 }
 
@@ -478,7 +641,7 @@ mod tests {
                 _ => keys.push((None, name, value)),
             }
         }
-        assert_eq!(keys.len(), 10, "a new key belongs to this test by itself; count it");
+        assert_eq!(keys.len(), 20, "a new key belongs to this test by itself; count it");
         for (table, key, value) in keys {
             let wrong_type = if value.is_str() { "7" } else { "'seven'" };
             let wrong_value = match value {
@@ -495,7 +658,7 @@ mod tests {
                 let column = key.len() + 4 + usize::from(wrong.starts_with('['));
                 assert!(message.starts_with(&format!("2:{column}")), "{key} = {wrong}: {message}");
                 assert!(message.contains(&path), "{key} = {wrong}: {message}");
-                let expected = ["expected", "is not an address"];
+                let expected = ["expected", "is not an address", "is not a port"];
                 assert!(expected.iter().any(|text| message.contains(text)), "{key} = {wrong}: {message}");
             }
         }
@@ -518,6 +681,35 @@ mod tests {
         );
         assert!(fault("workers = \n").starts_with("1:11: "));
         assert!(fault("workers = 1\nworkers = 2").starts_with("2:1: "));
+    }
+
+    #[test]
+    fn a_burst_must_pass_the_largest_datagram_and_be_made_up_for_in_time() {
+        let text = "[rate-limit]\nburst = 53";
+        let expected =
+            "2:9: rate-limit.burst: invalid value: integer `53`, expected a whole number from 54 to 30000000";
+        assert_eq!(fault(text), expected);
+        assert_eq!(
+            fault("[rate-limit]\nper-second = 1\n"),
+            "2:14: rate-limit.burst: expected at most 300, what per-second = 1 makes up for in 300 s"
+        );
+        assert!(fault("[rate-limit]\nper-second = 10\nburst = 3001").starts_with("3:9: rate-limit.burst: "));
+        assert!(Settings::parse("[rate-limit]\nper-second = 10\nburst = 3000").is_ok());
+        assert!(Settings::parse("[rate-limit]\nper-second = 0\nburst = 30000000").is_ok());
+    }
+
+    #[test]
+    fn prefixes_and_ports_say_what_is_wrong_with_them() {
+        assert_eq!(
+            fault("[access]\ndeny = ['::1', '192.0.2.7/24']"),
+            "2:16: access.deny[1]: `192.0.2.7/24` is address bits beyond the prefix length, `192.0.2.0/24` is meant"
+        );
+        for ports in ["x", "1-", "-1", "9-8", "65536", "1-2-3"] {
+            assert!(
+                fault(&format!("[access]\ndeny-source-ports = ['{ports}']"))
+                    .starts_with("2:22: access.deny-source-ports[0]")
+            );
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::serializer::RawJson;
 /// The reply to what is not JSON.
 const INVALID_JSON: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
 
+/// The same, as a value serializes it: its keys are sorted.
+const INVALID_JSON_SORTED: &str = r#"{"code":"parse_error","error":"Invalid JSON"}"#;
+
 /// Characters of a parse error in a log line.
 const REASON_LENGTH: usize = 256;
 
@@ -24,6 +27,9 @@ const REASON_LENGTH: usize = 256;
 pub trait EchoPacket: Sized {
     /// The reply to a datagram that is no packet; `None` where every datagram is one.
     fn parse_error_reply() -> Option<Self>;
+
+    /// Whether a datagram is that reply, byte for byte: two servers that answered each other's would never end.
+    fn is_parse_error_reply(datagram: &[u8]) -> bool;
 
     /// One line of printable ASCII of at most `limit` characters, but for the note on what was left out.
     fn line(&self, limit: usize) -> impl Display;
@@ -33,6 +39,10 @@ impl EchoPacket for RawJson {
     fn parse_error_reply() -> Option<Self> {
         // A constant that is valid: no input can reach the None.
         Self::parse(Bytes::from_static(INVALID_JSON.as_bytes())).ok()
+    }
+
+    fn is_parse_error_reply(datagram: &[u8]) -> bool {
+        datagram == INVALID_JSON.as_bytes()
     }
 
     fn line(&self, limit: usize) -> impl Display {
@@ -45,6 +55,10 @@ impl EchoPacket for Value {
         serde_json::from_str(INVALID_JSON).ok()
     }
 
+    fn is_parse_error_reply(datagram: &[u8]) -> bool {
+        datagram == INVALID_JSON_SORTED.as_bytes()
+    }
+
     fn line(&self, limit: usize) -> impl Display {
         Printable::json(self.to_string().as_bytes()).limit(limit).to_string()
     }
@@ -55,12 +69,17 @@ impl EchoPacket for Bytes {
         None
     }
 
+    fn is_parse_error_reply(_: &[u8]) -> bool {
+        false
+    }
+
     fn line(&self, limit: usize) -> impl Display {
         Printable::raw(self).limit(limit)
     }
 }
 
-/// Answers each packet with itself, and what is no packet with `{"error":"Invalid JSON","code":"parse_error"}`.
+/// Answers each packet with itself, and what is no packet with `{"error":"Invalid JSON","code":"parse_error"}`; that reply
+/// itself gets none.
 ///
 /// Each request is an event of the target [`RequestLog::TARGET`] at level info, as [`RequestLog`] allows.
 #[derive(Debug)]
@@ -100,7 +119,11 @@ where
     P: DatagramProtocol<Sent = T, Received = T>,
 {
     async fn handle(&self, client: Client<P>, mut requests: Requests<P>) -> Result<(), HandlerError> {
-        let bytes = requests.size();
+        let bytes = requests.datagram().map_or(0, Bytes::len);
+        if requests.datagram().is_some_and(|datagram| T::is_parse_error_reply(datagram)) {
+            client.drop_request(DropReason::OwnError);
+            return Ok(());
+        }
         match requests.next().await {
             Some(Ok(packet)) => {
                 self.log.packet(&client, bytes, &packet);
@@ -204,4 +227,19 @@ fn tell<P>(client: &Client<P>, bytes: usize, what: std::fmt::Arguments<'_>) {
         "{} sent {what}",
         peer.ip(),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{JsonProtocol, RawJsonProtocol};
+
+    #[test]
+    fn the_own_error_reply_is_known_in_every_form_that_it_is_sent_in() {
+        let raw = RawJsonProtocol::default().make_datagram(RawJson::parse_error_reply().unwrap()).unwrap();
+        assert!(RawJson::is_parse_error_reply(&raw));
+        let value = JsonProtocol::default().make_datagram(Value::parse_error_reply().unwrap()).unwrap();
+        assert!(Value::is_parse_error_reply(&value));
+        assert!(!Bytes::is_parse_error_reply(&raw) && Bytes::parse_error_reply().is_none());
+    }
 }

@@ -33,10 +33,10 @@ impl<P> Requests<P> {
 }
 
 impl<P> Requests<P> {
-    /// The size in bytes of the datagram that began this call; 0 once it was taken.
+    /// The datagram that began this call, as it came, until it is taken.
     #[must_use]
-    pub fn size(&self) -> usize {
-        self.first.as_ref().map_or(0, Bytes::len)
+    pub fn datagram(&self) -> Option<&Bytes> {
+        self.first.as_ref()
     }
 }
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::mpsc;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Gate};
 use crate::handler::{Client, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, Station};
 use crate::ledger::{Counters, DropReason, Stats};
 use crate::pace::Pace;
@@ -52,7 +52,7 @@ pub struct Engine<P, M, F> {
 /// All but the queue, which handlers fill while the core polls them.
 struct Core<P, M, F> {
     station: Arc<Station<P>>,
-    admission: Arc<Admission>,
+    gate: Gate,
     make: M,
     elsewhere: mpsc::Receiver<Outgoing>,
     /// Where a handler is polled first; empty between datagrams.
@@ -75,9 +75,8 @@ where
     F: Future<Output = Result<(), HandlerError>>,
 {
     /// An engine on its own, as if its socket were bound to `bound`.
-    pub fn new(protocol: P, admission: Admission, bound: SocketAddr, make: M) -> Self {
-        let surroundings =
-            Surroundings { admission: admission.into(), counters: Arc::default(), closing: Arc::default(), bound };
+    pub fn new(protocol: P, admission: Arc<Admission>, bound: SocketAddr, make: M) -> Self {
+        let surroundings = Surroundings { admission, counters: Arc::default(), closing: Arc::default(), bound };
         Self::within(surroundings, protocol.into(), make)
     }
 
@@ -94,7 +93,7 @@ where
         let core = Core {
             inbox: Arc::new(Inbox::new(Arc::clone(&station))),
             station,
-            admission: around.admission,
+            gate: Gate::new(around.admission),
             make,
             elsewhere,
             slot: Box::pin(None),
@@ -109,13 +108,17 @@ where
     /// Takes received datagrams in; their handlers' replies are then in [`outgoing`](Self::outgoing).
     pub fn receive(&mut self, datagrams: impl IntoIterator<Item = Datagram>, now: Instant) {
         let Self { outbox, core } = self;
+        core.gate.begin(now);
+        let queued = outbox.queue.len();
         outbox.lend(|| datagrams.into_iter().for_each(|datagram| core.receive(datagram, now)));
+        core.limit_error_replies(&mut outbox.queue, queued);
     }
 
     /// Drives the handlers that wait and collects what was sent from elsewhere; ready when there was any progress.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self { outbox, core } = self;
         let mut progress = Poll::Pending;
+        let queued = outbox.queue.len();
         // All of it before any handler is polled, or a handler's replies could overtake each other.
         while !outbox.is_full()
             && let Ok(outgoing) = core.elsewhere.try_recv()
@@ -130,6 +133,7 @@ where
         if !core.waiting.is_empty() && outbox.lend(|| core.poll_waiting(context)) {
             progress = Poll::Ready(());
         }
+        core.limit_error_replies(&mut outbox.queue, queued);
         if !outbox.queue.is_empty() {
             progress = Poll::Ready(());
         }
@@ -216,7 +220,7 @@ where
     fn receive(&mut self, datagram: Datagram, now: Instant) {
         self.turn.received += 1;
         self.turn.received_bytes += datagram.payload.len() as u64;
-        if let Err(reason) = self.admission.admit(&datagram) {
+        if let Err(reason) = self.gate.admit(&datagram) {
             self.turn.dropped.count(reason, 1);
             return;
         }
@@ -230,6 +234,24 @@ where
             return;
         }
         self.call(key, datagram.payload, now);
+    }
+
+    /// Drops error replies beyond their rate from what was queued last.
+    fn limit_error_replies(&mut self, queue: &mut Vec<Outgoing>, from: usize) {
+        let mut at = 0;
+        queue.retain(|outgoing| {
+            at += 1;
+            if at <= from || outgoing.kind != OutgoingKind::ErrorReply {
+                return true;
+            }
+            match self.gate.admit_error_reply(outgoing.peer, outgoing.asked) {
+                Ok(()) => true,
+                Err(reason) => {
+                    self.turn.dropped.count(reason, 1);
+                    false
+                }
+            }
+        });
     }
 
     /// Calls the handler and polls it in place; keeps it when it waits. Says whether it was kept.

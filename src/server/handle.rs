@@ -1,13 +1,14 @@
 //! What the outside holds of a server: where it listens, whether it serves, its counters, and how to stop it.
 
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::watch;
 
+use crate::admission::{Admission, Policy};
 use crate::ledger::{Counters, Stats};
 use crate::socket::{BoundSocket, Families, kernel_drops};
 
@@ -45,6 +46,7 @@ pub enum Phase {
 /// What the workers and the handles of a server share.
 pub(super) struct Shared {
     pub(super) listeners: Vec<Listener>,
+    pub(super) admission: Arc<Admission>,
     pub(super) closing: Arc<AtomicBool>,
     phase: watch::Sender<Phase>,
     counted: OnceLock<Vec<(Weak<UdpSocket>, Arc<Counters>)>>,
@@ -66,9 +68,10 @@ impl Drop for Open {
 }
 
 impl Shared {
-    pub(super) fn new(listeners: Vec<Listener>, sockets: usize) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize) -> Self {
         Self {
             listeners,
+            admission: admission.into(),
             closing: Arc::default(),
             phase: watch::Sender::new(Phase::Bound),
             counted: OnceLock::new(),
@@ -151,6 +154,17 @@ impl ServerHandle {
     /// Asks the server to stop: batches in hand are finished, handlers that wait have a second to end.
     pub fn shutdown(&self) {
         self.0.shutdown();
+    }
+
+    /// Changes who is answered and how often, at once.
+    pub fn set_policy(&self, policy: &Policy) {
+        self.0.admission.set_policy(policy);
+    }
+
+    /// A source that was over its rate: at most one in 30 s, and none twice.
+    #[must_use]
+    pub fn take_limited(&self) -> Option<IpAddr> {
+        self.0.admission.take_limited()
     }
 
     /// Waits until the server has come this far, or further.

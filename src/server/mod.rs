@@ -22,25 +22,32 @@ pub use handle::{Listener, Phase, ServerHandle};
 use self::engine::{Engine, Surroundings};
 use self::handle::{Open, Shared};
 use self::worker::Worker;
-use crate::admission::Admission;
+use crate::admission::{Admission, Policy};
 use crate::handler::{DatagramRequestHandler, HandlerError};
 use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{self, BindError, BoundSocket, SocketOptions};
 
 /// What a server listens on, and with how many workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ServerOptions {
     addresses: Vec<SocketAddr>,
     sockets: Vec<UdpSocket>,
     options: SocketOptions,
+    policy: Policy,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl ServerOptions {
-    /// No address yet, one worker, the kernel's default receive buffer.
+    /// No address yet, one worker, the kernel's default receive buffer, open to everyone.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self { addresses: Vec::new(), sockets: Vec::new(), options: SocketOptions::default(), policy: Policy::open() }
     }
 
     /// Adds an address to listen on; `[::]` answers IPv4 too, port 0 takes a free port.
@@ -71,6 +78,13 @@ impl ServerOptions {
         self
     }
 
+    /// Who is answered, and how often.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
     /// Binds all sockets; nothing is received until the server serves.
     ///
     /// # Errors
@@ -84,7 +98,7 @@ impl ServerOptions {
         for socket in self.sockets {
             workers[0].push(socket::adopt(socket, &self.options)?);
         }
-        Ok(UdpServer::new(workers, protocol, handler))
+        Ok(UdpServer::new(workers, &self.policy, protocol, handler))
     }
 }
 
@@ -94,7 +108,6 @@ pub struct UdpServer<P, H> {
     workers: Vec<Vec<Served>>,
     protocol: Arc<P>,
     handler: Arc<H>,
-    admission: Arc<Admission>,
     shared: Arc<Shared>,
 }
 
@@ -147,10 +160,10 @@ impl<P, H> UdpServer<P, H> {
         ServerOptions::new().socket(socket).bind(protocol, handler)
     }
 
-    fn new(workers: Vec<Vec<BoundSocket>>, protocol: P, handler: H) -> Self {
+    fn new(workers: Vec<Vec<BoundSocket>>, policy: &Policy, protocol: P, handler: H) -> Self {
         let listeners: Vec<_> = workers[0].iter().map(Listener::from).collect();
-        let admission = Admission::new(listeners.iter().map(|listener| listener.address.port()));
-        let shared = Arc::new(Shared::new(listeners, workers.iter().map(Vec::len).sum()));
+        let admission = Admission::new(listeners.iter().map(|listener| listener.address.port()), policy);
+        let shared = Arc::new(Shared::new(listeners, admission, workers.iter().map(Vec::len).sum()));
         let serve = |bound: BoundSocket| Served {
             ipv6_socket: bound.families.ipv6_socket(),
             address: bound.address,
@@ -163,7 +176,7 @@ impl<P, H> UdpServer<P, H> {
         shared.count(
             workers.iter().flatten().map(|served| (Arc::downgrade(&served.socket), Arc::clone(&served.counters))),
         );
-        Self { workers, protocol: protocol.into(), handler: handler.into(), admission: admission.into(), shared }
+        Self { workers, protocol: protocol.into(), handler: handler.into(), shared }
     }
 
     /// The addresses it listens on, with their real ports.
@@ -225,7 +238,6 @@ where
             workers: Vec::new(),
             protocol: Arc::clone(&self.protocol),
             handler: Arc::clone(&self.handler),
-            admission: Arc::clone(&self.admission),
             shared: Arc::clone(&self.shared),
         };
         let (done, ended) = oneshot::channel();
@@ -254,7 +266,7 @@ where
     fn serve_socket(&self, served: Served) -> Result<impl Future<Output = ()>, ServeError> {
         let handler = &*self.handler;
         let surroundings = Surroundings {
-            admission: Arc::clone(&self.admission),
+            admission: Arc::clone(&self.shared.admission),
             counters: Arc::clone(&served.counters),
             closing: Arc::clone(&self.shared.closing),
             bound: served.address,

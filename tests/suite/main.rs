@@ -18,5 +18,6 @@ mod library_server;
 mod log;
 mod netcat;
 mod restricted;
+mod spoof;
 mod systemd;
 mod volume;

@@ -32,6 +32,8 @@ pub(super) mod message {
     pub(crate) const STOPPED: &str = "2f3c4b405a51431f9e5e6c3ef13435c0";
     pub(crate) const COUNTERS: &str = "e3e5d038bf75476ba317f9cd8819bee6";
     pub(crate) const REQUESTS_NOT_LOGGED: &str = "228521473667417690c407eac305e466";
+    pub(crate) const LIMITED: &str = "b01b670d95c84f8c8fb7a3811d068127";
+    pub(crate) const EXEMPT: &str = "a8133191f9264761b5f3e85dd2e3d07a";
     pub(crate) const LINES_LOST: &str = "6ee51d93705b4225bfaddb49d27ae58e";
 }
 

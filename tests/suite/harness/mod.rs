@@ -2,6 +2,7 @@
 
 pub(crate) mod namespace;
 pub(crate) mod process;
+pub(crate) mod wire;
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -279,10 +279,17 @@ impl Counters {
         *self.0.get(name).unwrap_or_else(|| panic!("no counter {name} in {self:?}"))
     }
 
+    /// The counters that are more than they were before, and by how much.
+    pub(crate) fn since(&self, before: &Self) -> std::collections::BTreeMap<String, u64> {
+        let grown = self.0.iter().map(|(name, value)| (name.clone(), value - before.of(name)));
+        grown.filter(|&(_, more)| more > 0).collect()
+    }
+
     /// Every datagram is accounted for.
     pub(crate) fn assert_balance(&self) {
-        let before = ["truncated", "source_port", "source_address", "destination", "handler_busy"];
-        let after = ["invalid", "handler_failed", "send"];
+        let before =
+            ["truncated", "source_port", "source_address", "destination", "access", "rate_limit", "handler_busy"];
+        let after = ["own_error", "invalid", "error_limit", "handler_failed", "send"];
         let sum = |reasons: &[&str]| reasons.iter().map(|reason| self.of(&format!("dropped_{reason}"))).sum::<u64>();
         assert_eq!(self.of("received"), self.of("handled") + sum(&before), "{self:?}");
         assert_eq!(self.of("handled"), self.of("echoed") + self.of("error_replies") + sum(&after), "{self:?}");

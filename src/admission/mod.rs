@@ -1,0 +1,552 @@
+//! May this datagram be answered? Rules on its source and destination, the cheap ones first, then what its source may spend.
+//!
+//! Plain functions over addresses and one fixed table: nothing here parses or logs, or allocates once it is built. A rule
+//! exists because an answer would loop, or reach somebody who did not ask (CERT CA-1996-01, CVE-2024-2169).
+
+mod limiter;
+mod prefix;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use self::limiter::LONGEST_BURST;
+use self::limiter::{Limiter, Rate, TICKS};
+use self::prefix::{AccessList, PrefixMap, mask};
+pub use self::prefix::{Prefix, PrefixError};
+use crate::ledger::DropReason;
+use crate::pace::Pace;
+use crate::socket::{Datagram, Destination};
+
+/// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
+const BYTES_A_TOKEN: usize = 1232;
+/// The tokens of the largest datagram: a burst must be at least this.
+pub const LARGEST_COST: u32 = 54;
+/// Sources that are told apart at once: 512 KiB. Exact under three million random ones a second.
+const SOURCES: usize = 65_536;
+/// The same for sources of what is no packet.
+const ERROR_SOURCES: usize = 8192;
+/// Error replies to all sources together, each second and at once.
+const ERROR_REPLIES_IN_TOTAL: u32 = 100;
+
+/// What the operator decides; the rules against loops and reflection hold whatever it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Sources that are answered; empty = everyone.
+    pub allow: Vec<Prefix>,
+    /// Sources that are not; the longest prefix of both lists decides, deny wins a tie.
+    pub deny: Vec<Prefix>,
+    /// Source ports that are not answered, beside 0 and those that the server listens on.
+    pub deny_source_ports: Vec<RangeInclusive<u16>>,
+    /// What one source may spend.
+    pub rate_limit: RateLimit,
+    /// Error replies to one source, each second and at once; 0 = no limit, of the total of 100 a second neither.
+    pub error_replies_per_second: u32,
+}
+
+/// The rate of each source. A datagram costs one token for each 1232 bytes begun, and at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimit {
+    /// Tokens that a source gains each second; 0 = no limit.
+    pub per_second: u32,
+    /// Tokens that it may spend at once: at least [`LARGEST_COST`], and at most what it gains in 300 s.
+    pub burst: u32,
+    /// Datagrams of all sources together, each second and at once; 0 = no limit.
+    pub total_per_second: u32,
+    /// Bits of an IPv4 address that make one source.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that make one source; link-local, NAT64 and Teredo addresses count whole.
+    pub ipv6_prefix: u8,
+    /// Sources without a limit; loopback to loopback has none either.
+    pub exempt: Vec<Prefix>,
+}
+
+impl Policy {
+    /// Answers everyone, without limits: for a server that is not reached from outside.
+    #[must_use]
+    pub fn open() -> Self {
+        let rate_limit = RateLimit {
+            per_second: 0,
+            burst: 0,
+            total_per_second: 0,
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            exempt: Vec::new(),
+        };
+        Self {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            deny_source_ports: Vec::new(),
+            rate_limit,
+            error_replies_per_second: 0,
+        }
+    }
+}
+
+/// The rules of one server, shared by its workers.
+#[derive(Debug)]
+pub struct Admission {
+    listening: Vec<u16>,
+    rules: Mutex<Arc<Rules>>,
+    /// Changes with the rules, so that a worker need not lock to see that they have not.
+    version: AtomicU64,
+    origin: Instant,
+    sources: Limiter,
+    total: Pace,
+    error_sources: Limiter,
+    error_total: Pace,
+    notice: Notice,
+}
+
+/// What is decided before a datagram comes.
+#[derive(Debug)]
+struct Rules {
+    denied_ports: PortSet,
+    access: AccessList,
+    rate: Rate,
+    error_rate: Rate,
+    prefixes: (u8, u8),
+    exempt: PrefixMap<()>,
+}
+
+/// Tells, now and then, of a source that was limited.
+#[derive(Debug)]
+struct Notice {
+    pace: Pace,
+    source: Mutex<Option<IpAddr>>,
+}
+
+impl Admission {
+    /// Rules that never answer source port 0 and these ports, every one that the server itself listens on.
+    #[must_use]
+    pub fn new(listening: impl IntoIterator<Item = u16>, policy: &Policy) -> Self {
+        let listening: Vec<_> = listening.into_iter().collect();
+        let admission = Self {
+            rules: Mutex::new(Arc::new(Rules::new(&listening, policy))),
+            listening,
+            version: AtomicU64::new(0),
+            origin: Instant::now(),
+            sources: Limiter::new(SOURCES),
+            total: Pace::new(0, 0),
+            error_sources: Limiter::new(ERROR_SOURCES),
+            error_total: Pace::new(0, 0),
+            notice: Notice { pace: Pace::from(Duration::from_secs(30)), source: Mutex::default() },
+        };
+        admission.set_policy(policy);
+        admission
+    }
+
+    /// Changes the policy at once; what sources have spent stays spent.
+    pub fn set_policy(&self, policy: &Policy) {
+        let rules = Arc::new(Rules::new(&self.listening, policy));
+        self.total.set(policy.rate_limit.total_per_second, policy.rate_limit.total_per_second);
+        let in_total = if policy.error_replies_per_second == 0 { 0 } else { ERROR_REPLIES_IN_TOTAL };
+        self.error_total.set(in_total, in_total);
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// A source that was limited, at most one in 30 s, and none twice.
+    pub fn take_limited(&self) -> Option<IpAddr> {
+        self.notice.source.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ticks(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.origin);
+        since.as_secs() * TICKS + u64::from(since.subsec_nanos()) * TICKS / 1_000_000_000
+    }
+}
+
+/// One worker's way to the rules.
+#[derive(Debug)]
+pub struct Gate {
+    admission: Arc<Admission>,
+    rules: Arc<Rules>,
+    version: u64,
+    now: (Instant, u64),
+}
+
+impl Gate {
+    /// A way to these rules.
+    #[must_use]
+    pub fn new(admission: Arc<Admission>) -> Self {
+        let version = admission.version.load(Ordering::Acquire);
+        let now = admission.origin;
+        Self { rules: admission.rules(), admission, version, now: (now, 0) }
+    }
+
+    /// Begins a batch that was received at this time: rules that have changed are in force from here on.
+    pub fn begin(&mut self, now: Instant) {
+        let version = self.admission.version.load(Ordering::Acquire);
+        if version != self.version {
+            self.rules = self.admission.rules();
+            self.version = version;
+        }
+        self.now = (now, self.admission.ticks(now));
+        self.admission.sources.clock(self.now.1);
+        self.admission.error_sources.clock(self.now.1);
+    }
+
+    /// Lets the datagram pass, or says why not.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn admit(&self, datagram: &Datagram) -> Result<(), DropReason> {
+        self.rules.admit(datagram)?;
+        let source = datagram.peer.ip();
+        if self.rules.is_exempt(source, datagram.destination) {
+            return Ok(());
+        }
+        let tokens = (datagram.payload.len().div_ceil(BYTES_A_TOKEN)).max(1) as u32;
+        let key = self.rules.key(datagram.peer);
+        if !self.admission.sources.allow(&key, tokens, self.rules.rate, self.now.1) {
+            self.notice(source);
+            return Err(DropReason::RateLimit);
+        }
+        if self.admission.total.allow(self.now.0) { Ok(()) } else { Err(DropReason::RateLimit) }
+    }
+
+    /// Whether a peer may have one more error reply.
+    pub(crate) fn admit_error_reply(&self, peer: SocketAddr, asked: Option<Destination>) -> Result<(), DropReason> {
+        let (source, rate) = (peer.ip(), self.rules.error_rate);
+        let allowed = self.rules.is_exempt(source, asked)
+            || self.admission.error_sources.allow(&self.rules.key(peer), 1, rate, self.now.1)
+                && self.admission.error_total.allow(self.now.0);
+        if allowed { Ok(()) } else { Err(DropReason::ErrorLimit) }
+    }
+
+    fn notice(&self, source: IpAddr) {
+        if self.admission.notice.pace.allow(self.now.0) {
+            *self.admission.notice.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        }
+    }
+}
+
+impl Rules {
+    fn new(listening: &[u16], policy: &Policy) -> Self {
+        let mut denied_ports = PortSet::default();
+        denied_ports.insert(0);
+        let ports = listening.iter().copied().chain(policy.deny_source_ports.iter().cloned().flatten());
+        ports.for_each(|port| denied_ports.insert(port));
+        let limit = &policy.rate_limit;
+        let mut exempt = PrefixMap::default();
+        limit.exempt.iter().for_each(|&prefix| exempt.insert(prefix, ()));
+        Self {
+            denied_ports,
+            access: AccessList::new(&policy.allow, &policy.deny),
+            rate: Rate::new(limit.per_second, limit.burst),
+            error_rate: Rate::new(policy.error_replies_per_second, policy.error_replies_per_second),
+            prefixes: (limit.ipv4_prefix, limit.ipv6_prefix),
+            exempt,
+        }
+    }
+
+    fn admit(&self, datagram: &Datagram) -> Result<(), DropReason> {
+        if datagram.truncated {
+            return Err(DropReason::Truncated);
+        }
+        if self.denied_ports.contains(datagram.peer.port()) {
+            return Err(DropReason::SourcePort);
+        }
+        let destination = datagram.destination.map(|destination| destination.address);
+        if datagram.mapped_over_ipv6 || !is_client(datagram.peer.ip(), destination) {
+            return Err(DropReason::SourceAddress);
+        }
+        if datagram.destination.is_some_and(|destination| !destination.is_unicast()) {
+            return Err(DropReason::Destination);
+        }
+        if self.access.allows(datagram.peer.ip()) { Ok(()) } else { Err(DropReason::Access) }
+    }
+
+    fn is_exempt(&self, source: IpAddr, destination: Option<Destination>) -> bool {
+        source.is_loopback() && destination.is_some_and(|to| to.address.is_loopback())
+            || self.exempt.longest(source).is_some()
+    }
+
+    /// Who a peer counts as. Addresses that many share, or anybody on the link could have, count whole.
+    fn key(&self, peer: SocketAddr) -> (IpAddr, u32) {
+        match peer {
+            SocketAddr::V4(v4) => (mask(IpAddr::V4(*v4.ip()), self.prefixes.0), 0),
+            SocketAddr::V6(v6) => {
+                let ip = *v6.ip();
+                let whole = ip.is_unicast_link_local() || is_nat64(ip) || is_teredo(ip);
+                let length = if whole { 128 } else { self.prefixes.1 };
+                (mask(IpAddr::V6(ip), length), if ip.is_unicast_link_local() { v6.scope_id() } else { 0 })
+            }
+        }
+    }
+}
+
+/// 64:ff9b::/96 (RFC 6052): all of IPv4 is behind it.
+fn is_nat64(ip: Ipv6Addr) -> bool {
+    ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]
+}
+
+/// 2001::/32 (RFC 4380): the client is in the lower bits.
+fn is_teredo(ip: Ipv6Addr) -> bool {
+    ip.segments()[..2] == [0x2001, 0]
+}
+
+/// Whether this can be the address of a client that sent to `destination`.
+fn is_client(source: IpAddr, destination: Option<IpAddr>) -> bool {
+    match source {
+        IpAddr::V4(ip) if ip.is_loopback() => destination.is_none_or(|to| to.is_loopback()),
+        IpAddr::V4(ip) => is_client_ipv4(ip),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => destination.is_none_or(|to| to == Ipv6Addr::LOCALHOST),
+        IpAddr::V6(ip) => is_client_ipv6(ip),
+    }
+}
+
+/// Not "this network" (0/8), multicast (224/4), or reserved and broadcast (240/4): RFC 6890.
+fn is_client_ipv4(ip: Ipv4Addr) -> bool {
+    !matches!(ip.octets()[0], 0 | 224..)
+}
+
+/// Not unspecified or IPv4-compatible (::/96), multicast (ff00::/8), or site-local (fec0::/10): RFC 4291 s2.5.
+fn is_client_ipv6(ip: Ipv6Addr) -> bool {
+    let compatible = ip.segments()[..6] == [0; 6];
+    let site_local = ip.segments()[0] & 0xffc0 == 0xfec0;
+    !compatible && !ip.is_multicast() && !site_local
+}
+
+/// A set of UDP ports, one bit each: 8 KiB.
+#[derive(Debug)]
+struct PortSet(Box<[u64]>);
+
+impl Default for PortSet {
+    fn default() -> Self {
+        Self(vec![0; 65_536 / 64].into())
+    }
+}
+
+impl PortSet {
+    fn insert(&mut self, port: u16) {
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::socket::Destination;
+
+    fn datagram(peer: &str, local: &str) -> Datagram {
+        let address: IpAddr = local.parse().unwrap();
+        Datagram {
+            peer: peer.parse().unwrap(),
+            destination: Some(Destination { address, local: address, interface: 1 }),
+            payload: Bytes::new(),
+            truncated: false,
+            mapped_over_ipv6: false,
+        }
+    }
+
+    fn rules(listening: &[u16], policy: &Policy) -> Rules {
+        Rules::new(listening, policy)
+    }
+
+    fn judge(peer: &str, local: &str) -> Result<(), DropReason> {
+        rules(&[9000, 9001], &Policy::open()).admit(&datagram(peer, local))
+    }
+
+    #[test]
+    fn ordinary_clients_pass() {
+        for (peer, local) in [
+            ("192.0.2.1:40000", "192.0.2.2"),
+            ("127.0.0.1:40000", "127.0.0.1"),
+            ("127.0.0.1:40000", "127.9.9.9"),
+            ("[2001:db8::1]:40000", "2001:db8::2"),
+            ("[fe80::1%3]:40000", "fe80::2"),
+            ("[::1]:40000", "::1"),
+            ("192.0.2.2:40000", "192.0.2.2"),
+            ("223.255.255.255:1", "192.0.2.2"),
+        ] {
+            assert_eq!(judge(peer, local), Ok(()), "{peer} to {local}");
+        }
+    }
+
+    #[test]
+    fn source_port_zero_and_our_own_ports_are_denied() {
+        for port in [0, 9000, 9001] {
+            assert_eq!(judge(&format!("192.0.2.1:{port}"), "192.0.2.2"), Err(DropReason::SourcePort));
+            assert_eq!(judge(&format!("[::1]:{port}"), "::1"), Err(DropReason::SourcePort));
+        }
+        assert_eq!(judge("192.0.2.1:9002", "192.0.2.2"), Ok(()));
+    }
+
+    #[test]
+    fn sources_that_cannot_be_clients_are_denied() {
+        for (peer, local) in [
+            ("0.0.0.0:40000", "192.0.2.2"),
+            ("0.1.2.3:40000", "192.0.2.2"),
+            ("127.0.0.1:40000", "192.0.2.2"),
+            ("224.0.0.1:40000", "192.0.2.2"),
+            ("240.0.0.1:40000", "192.0.2.2"),
+            ("255.255.255.255:40000", "192.0.2.2"),
+            ("[::]:40000", "2001:db8::2"),
+            ("[::1]:40000", "2001:db8::2"),
+            ("[::192.0.2.2]:40000", "2001:db8::2"),
+            ("[::127.0.0.1]:40000", "2001:db8::2"),
+            ("[ff02::1]:40000", "2001:db8::2"),
+            ("[fec0::1]:40000", "2001:db8::2"),
+        ] {
+            assert_eq!(judge(peer, local), Err(DropReason::SourceAddress), "{peer} to {local}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_source_on_the_ipv6_wire_is_denied() {
+        let mapped = Datagram { mapped_over_ipv6: true, ..datagram("192.0.2.1:40000", "2001:db8::2") };
+        assert_eq!(rules(&[], &Policy::open()).admit(&mapped), Err(DropReason::SourceAddress));
+    }
+
+    #[test]
+    fn broadcast_and_multicast_destinations_are_denied() {
+        let mut broadcast = datagram("192.0.2.1:40000", "192.0.2.2");
+        broadcast.destination.as_mut().unwrap().address = "192.0.2.255".parse().unwrap();
+        assert_eq!(rules(&[], &Policy::open()).admit(&broadcast), Err(DropReason::Destination));
+        assert_eq!(judge("[2001:db8::1]:40000", "ff02::1"), Err(DropReason::Destination));
+    }
+
+    #[test]
+    fn the_cheapest_rule_is_named_first() {
+        let all = Datagram { truncated: true, mapped_over_ipv6: true, ..datagram("[ff02::1]:0", "ff02::1") };
+        let rules = rules(&[], &Policy::open());
+        assert_eq!(rules.admit(&all), Err(DropReason::Truncated));
+        assert_eq!(rules.admit(&Datagram { truncated: false, ..all }), Err(DropReason::SourcePort));
+    }
+
+    fn gate(policy: &Policy) -> Gate {
+        Gate::new(Arc::new(Admission::new([], policy)))
+    }
+
+    fn limited(per_second: u32, burst: u32) -> Policy {
+        let mut policy = Policy::open();
+        policy.rate_limit.per_second = per_second;
+        policy.rate_limit.burst = burst;
+        policy
+    }
+
+    /// How many of a hundred datagrams pass at once.
+    fn passed(gate: &Gate, peer: &str, local: &str) -> usize {
+        (0..100).filter(|_| gate.admit(&datagram(peer, local)).is_ok()).count()
+    }
+
+    #[test]
+    fn denied_ports_and_prefixes_are_denied_and_named() {
+        let mut policy = Policy::open();
+        policy.deny_source_ports = vec![1..=1023, 1900..=1900];
+        policy.deny = vec!["192.0.2.0/24".parse().unwrap()];
+        policy.allow = vec!["192.0.2.7".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
+        let rules = rules(&[9000], &policy);
+        let judge = |peer: &str| rules.admit(&datagram(peer, "203.0.113.1"));
+        for port in [0, 1, 7, 1023, 1900, 9000] {
+            assert_eq!(judge(&format!("192.0.2.7:{port}")), Err(DropReason::SourcePort));
+        }
+        for port in [1024, 1899, 1901, 65_535] {
+            assert_eq!(judge(&format!("192.0.2.7:{port}")), Ok(()));
+        }
+        assert_eq!(judge("192.0.2.8:40000"), Err(DropReason::Access));
+        assert_eq!(judge("198.51.100.1:40000"), Ok(()));
+        assert_eq!(judge("203.0.113.9:40000"), Err(DropReason::Access));
+    }
+
+    #[test]
+    fn a_source_is_its_prefix_and_special_addresses_count_whole() {
+        let gate = gate(&limited(1, 60));
+        assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 60);
+        assert_eq!(passed(&gate, "192.0.2.1:40001", "192.0.2.9"), 0, "another port is no other source");
+        assert_eq!(passed(&gate, "192.0.2.2:40000", "192.0.2.9"), 60);
+        assert_eq!(passed(&gate, "[2001:db8:0:1::1]:40000", "2001:db8::9"), 60);
+        assert_eq!(passed(&gate, "[2001:db8:0:1:ffff::2]:40000", "2001:db8::9"), 0, "the same /64");
+        assert_eq!(passed(&gate, "[2001:db8:0:2::1]:40000", "2001:db8::9"), 60);
+        for prefix in ["fe80::", "64:ff9b::c0a8:", "2001:0:1:2:3:4:5:"] {
+            assert_eq!(passed(&gate, &format!("[{prefix}1]:40000"), "2001:db8::9"), 60, "{prefix}");
+            assert_eq!(passed(&gate, &format!("[{prefix}2]:40000"), "2001:db8::9"), 60, "{prefix}");
+        }
+        assert_eq!(passed(&gate, "[fe80::1%2]:40000", "fe80::9"), 60, "another link");
+    }
+
+    #[test]
+    fn loopback_to_loopback_and_the_exempt_have_no_limit() {
+        let mut policy = limited(1, 60);
+        policy.rate_limit.exempt = vec!["192.0.2.0/24".parse().unwrap()];
+        let gate = gate(&policy);
+        assert_eq!(passed(&gate, "127.0.0.1:40000", "127.0.0.1"), 100);
+        assert_eq!(passed(&gate, "[::1]:40000", "::1"), 100);
+        assert_eq!(passed(&gate, "192.0.2.77:40000", "203.0.113.1"), 100);
+        assert_eq!(passed(&gate, "192.0.3.77:40000", "203.0.113.1"), 60);
+    }
+
+    #[test]
+    fn a_datagram_costs_a_token_for_each_1232_bytes_begun() {
+        for (size, cost) in [(0, 1), (1, 1), (1232, 1), (1233, 2), (2464, 2), (65_527, LARGEST_COST as usize)] {
+            let gate = gate(&limited(1, 108));
+            let large = Datagram { payload: Bytes::from(vec![0; size]), ..datagram("192.0.2.1:40000", "192.0.2.9") };
+            let passed = (0..200).filter(|_| gate.admit(&large).is_ok()).count();
+            assert_eq!(passed, 108 / cost, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn the_total_holds_for_all_sources_together() {
+        let mut policy = Policy::open();
+        policy.rate_limit.total_per_second = 50;
+        let mut gate = gate(&policy);
+        gate.begin(gate.now.0);
+        let sources = (0..200).map(|number| format!("192.0.2.{number}:40000"));
+        assert_eq!(sources.filter(|peer| gate.admit(&datagram(peer, "203.0.113.1")).is_ok()).count(), 50);
+    }
+
+    #[test]
+    fn error_replies_are_limited_to_one_source_and_in_total() {
+        let mut policy = Policy::open();
+        policy.error_replies_per_second = 10;
+        let gate = gate(&policy);
+        let replies =
+            |peer: &str| (0..50).filter(|_| gate.admit_error_reply(peer.parse().unwrap(), None).is_ok()).count();
+        assert_eq!(replies("192.0.2.1:40000"), 10);
+        assert_eq!(replies("192.0.2.1:40001"), 0);
+        let others: usize = (2..100).map(|number| replies(&format!("192.0.2.{number}:40000"))).sum();
+        assert_eq!(others, 90, "a hundred in total");
+    }
+
+    #[test]
+    fn a_new_policy_is_in_force_with_the_next_batch_and_what_was_spent_stays_spent() {
+        let mut gate = gate(&limited(1, 60));
+        assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 60);
+        let mut policy = limited(1, 80);
+        policy.deny = vec!["192.0.2.2".parse().unwrap()];
+        gate.admission.set_policy(&policy);
+        gate.begin(gate.now.0);
+        assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 20);
+        assert_eq!(gate.admit(&datagram("192.0.2.2:1", "192.0.2.9")), Err(DropReason::Access));
+    }
+
+    #[test]
+    fn one_limited_source_in_thirty_seconds_is_told_of() {
+        let mut gate = gate(&limited(1, 60));
+        let start = gate.now.0;
+        let mut told = Vec::new();
+        for second in 0..70 {
+            gate.begin(start + Duration::from_secs(second));
+            passed(&gate, &format!("192.0.2.{second}:40000"), "203.0.113.1");
+            told.extend(gate.admission.take_limited().map(|source| source.to_string()));
+        }
+        assert_eq!((told.len(), &*told[0]), (3, "192.0.2.0"), "{told:?}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Address prefixes, and which of two lists a source is on.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A prefix of addresses, `192.0.2.0/24` or `2001:db8::/32`; an address alone is the prefix of it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    ip: IpAddr,
+    length: u8,
+}
+
+impl Prefix {
+    /// The address with the bits beyond `length` cleared; a length over the address's own is its own.
+    #[must_use]
+    pub fn of(ip: IpAddr, length: u8) -> Self {
+        let ip = ip.to_canonical();
+        let length = length.min(width(ip));
+        Self { ip: mask(ip, length), length }
+    }
+}
+
+/// What an address is not, to be a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrefixError {
+    /// Not an address, or not a length behind the slash.
+    #[error("not an address or a prefix, such as `192.0.2.0/24` or `2001:db8::/32`")]
+    Syntax,
+    /// Bits beyond the length are set.
+    #[error("address bits beyond the prefix length, `{0}` is meant")]
+    HostBits(Prefix),
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+        let ip: IpAddr = address.parse().map_err(|_| PrefixError::Syntax)?;
+        let length = match length {
+            None => width(ip),
+            Some(length) => length.parse().ok().filter(|&length| length <= width(ip)).ok_or(PrefixError::Syntax)?,
+        };
+        // A mapped prefix would match nothing: sources are never in mapped form.
+        if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+            return Err(PrefixError::Syntax);
+        }
+        let prefix = Self { ip: mask(ip, length), length };
+        if prefix.ip == ip { Ok(prefix) } else { Err(PrefixError::HostBits(prefix)) }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.length == width(self.ip) { write!(f, "{}", self.ip) } else { write!(f, "{}/{}", self.ip, self.length) }
+    }
+}
+
+fn width(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+/// The address with the bits beyond `length` cleared.
+pub(super) fn mask(ip: IpAddr, length: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            let bits = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & bits).into()
+        }
+        IpAddr::V6(ip) => {
+            let bits = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & bits).into()
+        }
+    }
+}
+
+/// Prefixes with a value each; the longest that holds an address is the one that counts.
+///
+/// One look-up for each length that occurs, however many prefixes there are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PrefixMap<T> {
+    /// By family and length, the longest first.
+    lengths: Vec<(bool, u8, HashMap<IpAddr, T>)>,
+}
+
+impl<T: Copy> PrefixMap<T> {
+    /// Sets the value of a prefix, whatever it was.
+    pub(super) fn insert(&mut self, prefix: Prefix, value: T) {
+        let (ipv4, length) = (prefix.ip.is_ipv4(), prefix.length);
+        let known = self.lengths.iter().position(|&(v4, known, _)| (v4, known) == (ipv4, length));
+        let at = known.unwrap_or_else(|| {
+            let at = self.lengths.partition_point(|&(_, longer, _)| longer > length);
+            self.lengths.insert(at, (ipv4, length, HashMap::new()));
+            at
+        });
+        self.lengths[at].2.insert(prefix.ip, value);
+    }
+
+    pub(super) fn longest(&self, ip: IpAddr) -> Option<T> {
+        let of_family = self.lengths.iter().filter(|&&(ipv4, ..)| ipv4 == ip.is_ipv4());
+        of_family.filter_map(|&(_, length, ref prefixes)| prefixes.get(&mask(ip, length)).copied()).next()
+    }
+}
+
+/// Who is answered: the longest prefix that holds a source decides, deny wins a tie.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AccessList {
+    allowed: PrefixMap<bool>,
+    /// What happens to a source that is on neither list.
+    others: bool,
+}
+
+impl AccessList {
+    pub(super) fn new(allow: &[Prefix], deny: &[Prefix]) -> Self {
+        let mut allowed = PrefixMap::default();
+        allow.iter().for_each(|&prefix| allowed.insert(prefix, true));
+        deny.iter().for_each(|&prefix| allowed.insert(prefix, false));
+        Self { allowed, others: allow.is_empty() }
+    }
+
+    pub(super) fn allows(&self, source: IpAddr) -> bool {
+        self.allowed.longest(source).unwrap_or(self.others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prefixes(texts: &[&str]) -> Vec<Prefix> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_deny_wins_a_tie() {
+        let list = AccessList::new(
+            &prefixes(&["192.0.2.0/24", "192.0.2.7", "2001:db8::/32", "198.51.100.0/24"]),
+            &prefixes(&["192.0.2.0/25", "192.0.2.7", "2001:db8:1::/48", "0.0.0.0/0"]),
+        );
+        for (source, allowed) in [
+            ("192.0.2.200", true),
+            ("192.0.2.1", false),
+            ("192.0.2.7", false),
+            ("198.51.100.1", true),
+            ("203.0.113.1", false),
+            ("2001:db8:2::1", true),
+            ("2001:db8:1::1", false),
+            ("2001:db9::1", false),
+        ] {
+            assert_eq!(list.allows(source.parse().unwrap()), allowed, "{source}");
+        }
+    }
+
+    #[test]
+    fn without_an_allow_list_all_but_the_denied_pass() {
+        let list = AccessList::new(&[], &prefixes(&["192.0.2.0/24"]));
+        assert!(list.allows("203.0.113.1".parse().unwrap()) && list.allows("::1".parse().unwrap()));
+        assert!(!list.allows("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_prefix_is_refused() {
+        for text in
+            ["", "192.0.2.0/33", "192.0.2/24", "::/129", "::1/", "::1/x", "::ffff:192.0.2.1", "host", "1.2.3.4/-1"]
+        {
+            assert_eq!(text.parse::<Prefix>(), Err(PrefixError::Syntax), "{text}");
+        }
+        let error = "192.0.2.7/24".parse::<Prefix>().unwrap_err();
+        assert_eq!(error.to_string(), "address bits beyond the prefix length, `192.0.2.0/24` is meant");
+        for text in ["192.0.2.0/24", "192.0.2.7", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1"] {
+            assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_map_agrees_with_a_look_at_every_prefix(
+            list in prop::collection::vec((any::<[u8; 4]>(), 0u8..=32, any::<bool>()), 0..30), source: [u8; 4],
+        ) {
+            let prefixes: Vec<_> = list.iter().map(|&(ip, length, deny)| (Prefix::of(ip.into(), length), deny)).collect();
+            let of = |kind: bool| prefixes.iter().filter(|&&(_, deny)| deny == kind).map(|&(prefix, _)| prefix).collect::<Vec<_>>();
+            let access = AccessList::new(&of(false), &of(true));
+            let source = IpAddr::from(source);
+            let holding = prefixes.iter().filter(|(prefix, _)| mask(source, prefix.length) == prefix.ip);
+            let decisive = holding.max_by_key(|&&(prefix, deny)| (prefix.length, deny));
+            let expected = decisive.map_or(of(false).is_empty(), |&(_, deny)| !deny);
+            prop_assert_eq!(access.allows(source), expected);
+        }
+
+        #[test]
+        fn every_prefix_reads_back(ip: u128, v4: bool, length in 0u8..=128) {
+            let ip = if v4 { Ipv4Addr::from_bits(ip as u32).into() } else { Ipv6Addr::from_bits(ip).into() };
+            let prefix = Prefix::of(ip, length);
+            prop_assert_eq!(prefix.to_string().parse(), Ok(prefix));
+        }
+    }
+}
