@@ -113,6 +113,10 @@ impl<P> Inbox<P> {
         Some(datagram)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.state().queue.len()
+    }
+
     /// Ends the wait of the handler: it gets what is queued, then nothing.
     pub(crate) fn close(&self) {
         let mut state = self.state();

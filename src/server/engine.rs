@@ -181,6 +181,12 @@ where
         self.core.station.closing.load(Relaxed)
     }
 
+    /// How many datagrams are queued for them.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.core.active.values().map(|inbox| inbox.len()).sum()
+    }
+
     /// Lets waiting handlers see that there will be no more requests; they are still driven by [`poll`](Self::poll).
     pub fn close(&mut self) {
         self.core.station.closing.store(true, Relaxed);

@@ -19,11 +19,11 @@ impl Default for Control {
 
 /// What the control messages of a received datagram said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct PacketInfo {
+pub struct PacketInfo {
     /// IP_PKTINFO: it came over IPv4.
-    pub(super) ipv4: Option<Destination>,
+    pub ipv4: Option<Destination>,
     /// IPV6_PKTINFO; for a datagram that came over IPv4, with a mapped address.
-    pub(super) ipv6: Option<Destination>,
+    pub ipv6: Option<Destination>,
 }
 
 const WORD: usize = size_of::<usize>();
@@ -34,26 +34,33 @@ const fn aligned(length: usize) -> usize {
     length.next_multiple_of(WORD)
 }
 
-impl Control {
-    pub(super) const SIZE: usize = 128;
-
-    /// Reads the messages in the first `length` bytes; what is unknown or cut off is passed over.
-    pub(super) fn decode(&self, length: usize) -> PacketInfo {
-        let mut info = PacketInfo::default();
-        let mut rest = &self.0[..length.min(Self::SIZE)];
-        while let Some((size, level, kind)) = header(rest) {
-            if size < HEADER || size > rest.len() {
+impl PacketInfo {
+    /// Reads control messages; what is unknown or cut off is passed over.
+    #[must_use]
+    pub fn parse(mut messages: &[u8]) -> Self {
+        let mut info = Self::default();
+        while let Some((size, level, kind)) = header(messages) {
+            if size < HEADER || size > messages.len() {
                 break;
             }
-            let data = &rest[HEADER..size];
+            let data = &messages[HEADER..size];
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => info.ipv4 = ipv4_destination(data),
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => info.ipv6 = ipv6_destination(data),
                 _ => {}
             }
-            rest = rest.get(aligned(size)..).unwrap_or_default();
+            messages = messages.get(aligned(size)..).unwrap_or_default();
         }
         info
+    }
+}
+
+impl Control {
+    pub(super) const SIZE: usize = 128;
+
+    /// Reads the messages in the first `length` bytes.
+    pub(super) fn decode(&self, length: usize) -> PacketInfo {
+        PacketInfo::parse(&self.0[..length.min(Self::SIZE)])
     }
 
     /// Writes the message that makes a reply leave from `asked`; says how many bytes it takes.

@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use bind::{BindError, BoundSocket, Families, SocketOptions, adopt, bind, kernel_drops};
 use bytes::Bytes;
+pub use control::PacketInfo;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
 pub use watch::{watch_readable, watch_writable};

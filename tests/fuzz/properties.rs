@@ -1,0 +1,212 @@
+//! What holds for every input: shared by the fuzzer and by the replay of what it found.
+
+#![allow(dead_code, reason = "each fuzz target uses one of them")]
+
+use std::future::pending;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use echo_udpd::admission::{Admission, Policy};
+use echo_udpd::daemon::settings::Settings;
+use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
+use echo_udpd::ledger::{DropReason, Stats};
+use echo_udpd::printable::Printable;
+use echo_udpd::protocol::RawJsonProtocol;
+use echo_udpd::serializer::RawJson;
+use echo_udpd::server::engine::Engine;
+use echo_udpd::socket::{Datagram, Destination, OutgoingKind, PacketInfo, Sent};
+
+/// A settings file that is accepted prints as one that means the same; one that is not names a place in it.
+pub(crate) fn settings(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match Settings::parse(text) {
+        Ok(settings) => assert_eq!(Settings::parse(&settings.to_string()), Ok(settings)),
+        Err(fault) => {
+            assert!((1..=text.lines().count() + 1).contains(&fault.line), "{fault}");
+            assert!(fault.column >= 1 && !fault.message.is_empty() && !fault.message.contains('\n'), "{fault}");
+        }
+    }
+}
+
+/// A stranger's bytes stay one line of printable ASCII within the limit, and valid JSON keeps its meaning.
+pub(crate) fn printable(input: &[u8]) {
+    let Some((&limit, bytes)) = input.split_first() else { return };
+    let limit = usize::from(limit) * 4;
+    for shown in [Printable::json(bytes), Printable::raw(bytes)] {
+        let line = shown.limit(limit).to_string();
+        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
+        assert!(line.len() <= limit + " ... (18446744073709551615 bytes left out)".len());
+    }
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) {
+        let line = Printable::json(bytes).to_string();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).ok(), Some(value), "{line}");
+    }
+}
+
+/// Any control messages are read to their end, and an address is never made up.
+pub(crate) fn control(input: &[u8]) {
+    let info = PacketInfo::parse(input);
+    assert!(info.ipv4.is_none_or(|to| to.address.is_ipv4() && to.local.is_ipv4()));
+    assert!(info.ipv6.is_none_or(|to| to.address.is_ipv6() && to.local == to.address));
+    let found = |octets: &[u8]| input.windows(octets.len()).any(|window| window == octets);
+    for to in [info.ipv4, info.ipv6].into_iter().flatten() {
+        assert!(match to.address {
+            IpAddr::V4(ip) => found(&ip.octets()),
+            IpAddr::V6(ip) => found(&ip.octets()),
+        });
+    }
+}
+
+/// The echo handler, but for a few packets that make it misbehave.
+struct Moody(EchoRequestHandler<RawJson>);
+
+impl DatagramRequestHandler<RawJsonProtocol> for Moody {
+    async fn handle(
+        &self,
+        client: Client<RawJsonProtocol>,
+        requests: Requests<RawJsonProtocol>,
+    ) -> Result<(), HandlerError> {
+        match requests.datagram().map(|datagram| &datagram[..]) {
+            Some(b"\"wait\"") => {
+                let _kept = requests;
+                pending().await
+            }
+            Some(b"\"fail\"") => Err("told to".into()),
+            _ => self.0.handle(client, requests).await,
+        }
+    }
+}
+
+/// The settings of a server that shows every reason for a drop.
+fn policy() -> Policy {
+    let mut policy = Policy::open();
+    policy.deny = vec![std::net::Ipv4Addr::new(192, 0, 2, 66).into()].into_iter().map(prefix).collect();
+    policy.rate_limit.per_second = 1;
+    policy.rate_limit.burst = 60;
+    policy.error_replies_per_second = 3;
+    policy.deny_source_ports = vec![1..=6];
+    policy
+}
+
+fn prefix(ip: IpAddr) -> echo_udpd::admission::Prefix {
+    echo_udpd::admission::Prefix::of(ip, 128)
+}
+
+/// Runs datagrams through the whole way, from admission to the reply. Each is: peer, port, destination, flags, length,
+/// payload. No reply is larger than its request but an error reply; no valid reply differs from its request; each datagram
+/// is accounted for, by exactly one reason. Says how it went.
+pub(crate) fn datagrams(input: &[u8]) {
+    run_datagrams(input);
+}
+
+/// The same; what it returns tells which reasons an input reaches.
+pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
+    let handler = Moody(EchoRequestHandler::new());
+    let admission = Arc::new(Admission::new([9000], &policy()));
+    let bound: SocketAddr = (Ipv6Addr::UNSPECIFIED, 9000).into();
+    let mut engine =
+        Engine::new(RawJsonProtocol::default(), admission, bound, |client, requests| handler.handle(client, requests));
+    let mut now = Instant::now();
+    let context = &mut Context::from_waker(Waker::noop());
+    while let Some((datagram, [refused, ignore_invalid], pause, rest)) = next_datagram(input) {
+        input = rest;
+        now += Duration::from_millis(u64::from(pause));
+        let before = {
+            engine.settle();
+            engine.stats()
+        };
+        let payload = datagram.payload.clone();
+        handler.0.answer_invalid(!ignore_invalid);
+        engine.receive([datagram.clone()], now);
+        let _ = engine.poll(context);
+        let replies = std::mem::take(engine.outgoing());
+        assert!(replies.len() <= 1);
+        for reply in &replies {
+            assert_eq!((reply.peer, reply.asked), (datagram.peer, datagram.destination));
+            assert!(datagram.peer.port() != 0 && datagram.peer.port() != 9000 && !datagram.truncated);
+            let valid = serde_json::from_slice::<&serde_json::value::RawValue>(&payload).is_ok();
+            match reply.kind {
+                OutgoingKind::Packet => assert!(valid && reply.payload == payload),
+                OutgoingKind::ErrorReply => assert!(!valid && reply.payload.len() == 45),
+            }
+            let error = std::io::ErrorKind::NetworkUnreachable;
+            engine.sent(&if refused { Sent::Refused(reply, error.into()) } else { Sent::Done(reply) });
+        }
+        engine.settle();
+        let after = engine.stats();
+        assert_eq!(after.received, before.received + 1);
+        assert_eq!(after.received, after.handled + after.dropped_before_handler() + engine.queued() as u64);
+        let dropped_after = after.dropped.total() - after.dropped_before_handler();
+        let waiting = engine.waiting() as u64;
+        assert_eq!(after.handled, after.echoed + after.error_replies + dropped_after + waiting);
+    }
+    engine.close();
+    engine.abandon();
+    engine.settle();
+    let stats = engine.stats();
+    assert_eq!(stats.received, stats.handled + stats.dropped_before_handler());
+    stats
+}
+
+/// The next datagram of the input, whether its reply is refused, whether an invalid one is ignored, and how much later it
+/// comes.
+fn next_datagram(input: &[u8]) -> Option<(Datagram, [bool; 2], u8, &[u8])> {
+    let (head, rest) = input.split_at_checked(7)?;
+    let peers: [IpAddr; 16] = [
+        [192, 0, 2, 1].into(),
+        [192, 0, 2, 66].into(),
+        [127, 0, 0, 1].into(),
+        [0, 0, 0, 0].into(),
+        [240, 0, 0, 1].into(),
+        [224, 0, 0, 1].into(),
+        [255, 255, 255, 255].into(),
+        Ipv6Addr::LOCALHOST.into(),
+        Ipv6Addr::UNSPECIFIED.into(),
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+        Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 1).into(),
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
+        Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0xc000, 0x202).into(),
+        Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202).into(),
+        Ipv6Addr::new(0x2001, 0, 1, 2, 3, 4, 5, 6).into(),
+    ];
+    let peer = peers[usize::from(head[0] % 16)];
+    let port = match head[1] {
+        port @ 0..=7 => u16::from(port),
+        8 => 9000,
+        port => 40_000 + u16::from(port),
+    };
+    let local: IpAddr = match (peer.is_ipv4(), peer.is_loopback()) {
+        (true, true) => [127, 0, 0, 1].into(),
+        (true, false) => [203, 0, 113, 1].into(),
+        (false, true) => Ipv6Addr::LOCALHOST.into(),
+        (false, false) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9).into(),
+    };
+    let address = match head[2] {
+        0 if local.is_ipv4() => [203, 0, 113, 255].into(),
+        1 if local.is_ipv4() => [255, 255, 255, 255].into(),
+        2 if local.is_ipv6() => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
+        _ => local,
+    };
+    let flags = head[3];
+    // A length, then so many times larger, so that short inputs can have costly datagrams.
+    let length = usize::from(head[4]).min(rest.len());
+    let (payload, rest) = rest.split_at(length);
+    let repeated = if head[5] > 250 { payload.repeat(usize::from(head[5])) } else { payload.to_vec() };
+    let datagram = Datagram {
+        peer: (peer, port).into(),
+        destination: (flags & 8 == 0).then_some(Destination { address, local, interface: 1 }),
+        payload: Bytes::from(repeated),
+        truncated: flags & 1 != 0,
+        mapped_over_ipv6: flags & 2 != 0,
+    };
+    Some((datagram, [flags & 4 != 0, flags & 16 != 0], head[6], rest))
+}
+
+/// Every reason that [`run_datagrams`] can reach.
+pub(crate) fn reasons(stats: &Stats) -> Vec<DropReason> {
+    DropReason::ALL.into_iter().filter(|&reason| stats.dropped.of(reason) > 0).collect()
+}

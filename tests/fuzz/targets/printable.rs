@@ -1,0 +1,7 @@
+//! Fuzzes [`properties::printable`].
+#![no_main]
+
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::printable(input));
