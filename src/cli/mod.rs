@@ -82,7 +82,10 @@ enum Failure {
     Send { address: SocketAddr, source: std::io::Error },
     #[error("packet of {size} bytes is over the {limit} that a datagram may carry")]
     TooLarge { size: usize, limit: usize },
-    #[error("no answer from {address} within {seconds} s")]
+    #[error(
+        "no answer from {address} within {seconds} s; a limit of the server may be the reason \
+         (echo-udpd by default: 200 datagrams and 10 error replies a second to one source)"
+    )]
     NoAnswer { address: SocketAddr, seconds: f64 },
     #[error("nobody listens on {address}")]
     Refused { address: SocketAddr },

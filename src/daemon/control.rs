@@ -1,14 +1,14 @@
 //! What runs apart from the workers: signals, reload, the status line, and what is logged once a second at most.
 
-use std::future::Future;
 use std::io;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
 
 use super::logging::{Logging, message};
 use super::settings::{Live, Settings, SettingsError};
@@ -16,32 +16,28 @@ use super::systemd::ServiceManager;
 use super::{DaemonError, Source};
 use crate::ledger::Stats;
 use crate::server::blocking::BackgroundServer;
-use crate::server::{Listener, Phase, ServerHandle};
+use crate::server::{Listener, ServerHandle};
 use crate::socket::Families;
 
 /// How long the end of the process waits for the log's reader.
 pub(super) const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often the status and the counts of a second are told.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Signals could not be watched.
 #[derive(Debug, thiserror::Error)]
 #[error("watch signals")]
 pub(super) struct ControlError(#[from] io::Error);
 
-/// Signal handlers, and what a reload compares with.
+/// What the signals ask for, and what a reload compares with.
 pub(super) struct Control {
-    runtime: Runtime,
-    signals: Signals,
+    requests: Receiver<Request>,
+    /// Set by the handler itself, should its message to the thread be lost.
+    stop: Arc<AtomicBool>,
     source: Source,
     /// The settings of the start, which a reload compares with.
     started: Settings,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    user: Signal,
-    tick: Interval,
 }
 
 /// What the daemon is asked to do.
@@ -49,32 +45,34 @@ enum Request {
     Stop,
     Reload,
     LogCounters,
-    Tick,
-    /// The server has ended by itself.
-    Ended,
 }
 
 impl Control {
-    /// Installs the signal handlers.
+    /// Installs the signal handlers, and starts the thread that hears of them.
     pub(super) fn new(source: Source, started: Settings) -> Result<Self, ControlError> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let entered = runtime.enter();
-        let mut tick = interval(Duration::from_secs(1));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let signals = Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-            tick,
-        };
-        drop(entered);
-        Ok(Self { runtime, signals, source, started })
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        let (heard, requests) = channel();
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                let request = match signal {
+                    SIGHUP => Request::Reload,
+                    SIGUSR1 => Request::LogCounters,
+                    _ => Request::Stop,
+                };
+                // Nobody listens any more: the daemon is stopping.
+                let _ = heard.send(request);
+            }
+        })?;
+        let stop = Arc::<AtomicBool>::default();
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        Ok(Self { requests, stop, source, started })
     }
 
     /// Runs until the daemon is asked to stop; `apply` puts reloaded settings in force.
     pub(super) fn run(
-        mut self,
+        self,
         server: BackgroundServer,
         logging: &Logging,
         apply: impl Fn(&Live),
@@ -86,18 +84,19 @@ impl Control {
         let mut manager = ServiceManager::default();
         manager.ready(status.line(&handle.stats(), logging.dropped()));
         let mut unlogged = 0;
-        loop {
-            let signals = &mut self.signals;
-            match self.runtime.block_on(signals.next(&handle)) {
-                Request::Stop => break,
-                Request::Ended => break,
-                Request::LogCounters => log_counters(&handle.stats(), logging.dropped()),
-                Request::Reload => {
+        let mut tick = Instant::now() + TICK;
+        while handle.is_serving() {
+            match self.requests.recv_timeout(tick.saturating_duration_since(Instant::now())) {
+                Ok(Request::Stop) => break,
+                Ok(Request::LogCounters) => log_counters(&handle.stats(), logging.dropped()),
+                Ok(Request::Reload) => {
                     manager.reloading();
                     status.note = self.reload(logging, &apply);
                     manager.ready(status.line(&handle.stats(), logging.dropped()));
                 }
-                Request::Tick => {
+                Err(_) if self.stop.load(Relaxed) => break,
+                Err(_) => {
+                    tick = Instant::now() + TICK;
                     let stats = handle.stats();
                     log_unlogged(stats.unlogged - unlogged);
                     unlogged = stats.unlogged;
@@ -117,7 +116,7 @@ impl Control {
     }
 
     /// Reads the settings again and puts them in force; says what the status line should add.
-    fn reload(&mut self, logging: &Logging, apply: &impl Fn(&Live)) -> String {
+    fn reload(&self, logging: &Logging, apply: &impl Fn(&Live)) -> String {
         let settings = match self.source.read() {
             Ok(settings) => settings,
             Err(error) => {
@@ -147,28 +146,6 @@ impl Control {
             "changed in the settings, but in force only after a restart: {changed}"
         );
         format!("; restart to change {changed}")
-    }
-}
-
-impl Signals {
-    async fn next(&mut self, server: &ServerHandle) -> Request {
-        let mut ended = pin!(server.reached(Phase::Closing));
-        std::future::poll_fn(|context| {
-            if self.terminate.poll_recv(context).is_ready() || self.interrupt.poll_recv(context).is_ready() {
-                return Poll::Ready(Request::Stop);
-            }
-            if self.hangup.poll_recv(context).is_ready() {
-                return Poll::Ready(Request::Reload);
-            }
-            if self.user.poll_recv(context).is_ready() {
-                return Poll::Ready(Request::LogCounters);
-            }
-            if ended.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Request::Ended);
-            }
-            self.tick.poll_tick(context).map(|_| Request::Tick)
-        })
-        .await
     }
 }
 

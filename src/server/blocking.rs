@@ -1,12 +1,14 @@
 //! The server for programs without a runtime: the asynchronous one, driven on this thread or in the background.
 
-use std::net::SocketAddr;
-use std::net::UdpSocket;
+use std::future::{Future, poll_fn};
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::task::Poll;
 use std::thread::{self, JoinHandle};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 use super::{Phase, ServeError, ServerHandle, ServerOptions};
 use crate::handler::DatagramRequestHandler;
@@ -71,39 +73,38 @@ where
     /// # Panics
     /// On a thread that drives a tokio runtime: use the asynchronous server there.
     pub fn serve(self) -> Result<(), ServeError> {
-        runtime()?.block_on(self.0.serve())
+        self.0.serve_blocking()
     }
 
     /// Serves on a thread of its own; returns once the server is up.
     ///
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve) that keep the server from coming up.
+    ///
+    /// # Panics
+    /// On a thread that drives a tokio runtime.
     pub fn start(self) -> Result<BackgroundServer, ServeError> {
-        let runtime = runtime()?;
         let handle = self.handle();
-        let (up, came_up) = mpsc::channel();
-        let watched = handle.clone();
+        let (ending, mut ended) = oneshot::channel::<()>();
         let serve = move || {
-            runtime.block_on(async {
-                tokio::spawn(async move {
-                    watched.reached(Phase::Serving).await;
-                    // Dropped unheard when the server never came up.
-                    let _ = up.send(());
-                });
-                self.0.serve().await
-            })
+            let _ending = ending;
+            self.serve()
         };
         let thread = thread::Builder::new().name("worker-1".into()).spawn(serve).map_err(ServeError::StartWorker)?;
-        let server = BackgroundServer { handle, thread: Some(thread) };
-        match came_up.recv() {
-            Ok(()) => Ok(server),
-            Err(_) => server.join().and(Err(ServeError::WorkerPanicked)),
+        let mut server = BackgroundServer { handle: handle.clone(), thread: Some(thread) };
+        // Nothing but the two is waited for, so this runtime needs no events.
+        let waiting = Builder::new_current_thread().build().map_err(ServeError::StartWorker)?;
+        let mut up = pin!(handle.reached(Phase::Serving));
+        waiting.block_on(poll_fn(|context| match Pin::new(&mut ended).poll(context) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => up.as_mut().poll(context),
+        }));
+        if handle.phase() != Phase::Serving {
+            // It failed, or was asked to stop before it served.
+            server.wait()?;
         }
+        Ok(server)
     }
-}
-
-fn runtime() -> Result<Runtime, ServeError> {
-    Builder::new_current_thread().enable_all().build().map_err(ServeError::StartWorker)
 }
 
 /// A server on a thread of its own; dropping it stops the server and waits for it.

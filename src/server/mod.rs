@@ -4,6 +4,7 @@
 //! a runtime and sockets of its own. Knows no settings file and no service manager.
 
 pub mod blocking;
+mod drive;
 pub mod engine;
 mod handle;
 mod worker;
@@ -12,6 +13,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use futures_util::future::join_all;
@@ -111,12 +113,17 @@ pub struct UdpServer<P, H> {
     shared: Arc<Shared>,
 }
 
+/// Says how a worker on another thread ended.
+type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
+
 /// A socket with the counters of the worker that serves it.
 struct Served {
     socket: Arc<UdpSocket>,
     address: SocketAddr,
     ipv6_socket: bool,
     counters: Arc<Counters>,
+    /// Whether it has been received from.
+    begun: AtomicBool,
     _open: Open,
 }
 
@@ -169,6 +176,7 @@ impl<P, H> UdpServer<P, H> {
             address: bound.address,
             socket: bound.socket.into(),
             counters: Arc::default(),
+            begun: AtomicBool::default(),
             _open: Open(Arc::clone(&shared)),
         };
         let workers: Vec<Vec<Served>> =
@@ -212,12 +220,8 @@ where
     pub async fn serve(mut self) -> Result<(), ServeError> {
         self.handler.start().await.map_err(ServeError::StartHandler)?;
         let _stop = StopOnDrop(self.handle());
-        let here = self.workers.remove(0);
-        let mut elsewhere = Vec::new();
-        for (number, sockets) in std::mem::take(&mut self.workers).into_iter().enumerate() {
-            elsewhere.push(self.spawn_worker(number + 2, sockets)?);
-        }
-        let ran = self.run_worker(here).await;
+        let (here, elsewhere) = self.split()?;
+        let ran = self.run_worker(&here).await;
         self.shared.shutdown();
         for ended in elsewhere {
             ended.await.map_err(|_| ServeError::WorkerPanicked)??;
@@ -226,14 +230,17 @@ where
         ran
     }
 
-    /// Runs a worker on a thread and a runtime of its own.
-    fn spawn_worker(
-        &self,
-        number: usize,
-        sockets: Vec<Served>,
-    ) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::StartWorker)?;
+    /// Starts all workers but the first, whose sockets it returns.
+    fn split(&mut self) -> Result<(Vec<Served>, Vec<WorkerEnd>), ServeError> {
+        let here = self.workers.remove(0);
+        let others = std::mem::take(&mut self.workers).into_iter().enumerate();
+        let elsewhere =
+            others.map(|(number, sockets)| self.spawn_worker(number + 2, sockets)).collect::<Result<_, _>>()?;
+        Ok((here, elsewhere))
+    }
+
+    /// Runs a worker on a thread of its own.
+    fn spawn_worker(&self, number: usize, sockets: Vec<Served>) -> Result<WorkerEnd, ServeError> {
         let worker = Self {
             workers: Vec::new(),
             protocol: Arc::clone(&self.protocol),
@@ -245,25 +252,21 @@ where
             .name(format!("worker-{number}"))
             .spawn(move || {
                 let _stop = StopOnDrop(worker.handle());
-                let ran = runtime.block_on(worker.run_worker(sockets));
                 // Nobody waits for it when `serve` was dropped.
-                let _ = done.send(ran);
+                let _ = done.send(worker.drive(&sockets));
             })
             .map_err(ServeError::StartWorker)?;
         Ok(ended)
     }
 
     /// Serves some sockets on this task until the server closes.
-    async fn run_worker(&self, sockets: Vec<Served>) -> Result<(), ServeError> {
-        let mut loops = Vec::with_capacity(sockets.len());
-        for served in sockets {
-            loops.push(self.serve_socket(served)?);
-        }
+    async fn run_worker(&self, sockets: &[Served]) -> Result<(), ServeError> {
+        let loops = sockets.iter().map(|served| self.serve_socket(served)).collect::<Result<Vec<_>, _>>()?;
         join_all(loops).await;
         Ok(())
     }
 
-    fn serve_socket(&self, served: Served) -> Result<impl Future<Output = ()>, ServeError> {
+    fn serve_socket(&self, served: &Served) -> Result<impl Future<Output = ()>, ServeError> {
         let handler = &*self.handler;
         let surroundings = Surroundings {
             admission: Arc::clone(&self.shared.admission),
@@ -277,7 +280,9 @@ where
         let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket)
             .map_err(|source| ServeError::Watch { address: served.address, source })?;
         Ok(async move {
-            self.shared.now_serving();
+            if !served.begun.swap(true, Relaxed) {
+                self.shared.now_serving();
+            }
             worker.run(self.shared.closing()).await;
             served.remember_kernel_drops();
         })

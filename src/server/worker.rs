@@ -27,6 +27,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The longest wait after a receive error that persists.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a call that a signal interrupted is made again at once.
+const INTERRUPTIONS: u32 = 16;
+
 /// What one turn of the loop came to.
 enum Turn {
     /// Something was received or is to be sent.
@@ -101,6 +104,7 @@ where
 
     /// Receives a batch; ready with whether the socket could be read.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        let mut interrupted = 0;
         loop {
             let Ok(mut ready) = std::task::ready!(self.io.poll_read_ready(context)) else { return Poll::Ready(false) };
             match self.receive.receive(ready.get_inner().as_fd()) {
@@ -114,7 +118,9 @@ where
                     return Poll::Ready(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted && interrupted < INTERRUPTIONS => {
+                    interrupted += 1;
+                }
                 Err(error) => {
                     self.faults += 1;
                     self.engine.count_receive_error();

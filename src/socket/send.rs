@@ -11,6 +11,9 @@ use super::control::Control;
 use super::name::Name;
 use super::{BATCH, Outgoing};
 
+/// How often a call that a signal interrupted is made again, before it counts as refused.
+const INTERRUPTIONS: u32 = 16;
+
 /// Sends queued datagrams, [`BATCH`] a call.
 pub struct SendBatch {
     ipv6_socket: bool,
@@ -102,7 +105,7 @@ impl SendBatch {
         chunk: &[Outgoing],
         report: &mut impl FnMut(Sent<'_>),
     ) -> (usize, Option<io::Error>) {
-        let mut at = 0;
+        let (mut at, mut interrupted) = (0, 0);
         while at < chunk.len() {
             // SAFETY: the headers from `at` to the chunk's end were prepared for this chunk, whose payloads, like the
             // names, control buffers and parts, are alive and not written to during the call.
@@ -122,7 +125,7 @@ impl SendBatch {
                 _ => {
                     let error = io::Error::last_os_error();
                     match error.kind() {
-                        io::ErrorKind::Interrupted => {}
+                        io::ErrorKind::Interrupted if interrupted < INTERRUPTIONS => interrupted += 1,
                         io::ErrorKind::WouldBlock => return (at, Some(error)),
                         _ => {
                             report(Sent::Refused(&chunk[at], error));

@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::queue::Queue;
 use super::settings::{LogLevel, LogTarget};
+use crate::printable::Printable;
 
 /// MESSAGE_ID of each kind of line but the request's; the catalog explains them to the operator.
 pub(super) mod message {
@@ -34,6 +35,7 @@ pub(super) mod message {
     pub(crate) const REQUESTS_NOT_LOGGED: &str = "228521473667417690c407eac305e466";
     pub(crate) const LIMITED: &str = "b01b670d95c84f8c8fb7a3811d068127";
     pub(crate) const EXEMPT: &str = "a8133191f9264761b5f3e85dd2e3d07a";
+    pub(crate) const PANIC: &str = "5cb3f93ab8a44125ae9995f3ac1ebf42";
     pub(crate) const LINES_LOST: &str = "6ee51d93705b4225bfaddb49d27ae58e";
 }
 
@@ -77,6 +79,11 @@ impl Logging {
             (queue, set)
         };
         set.map_err(|_| LoggingError::Twice)?;
+        // A panic is an event like any other, on one line.
+        std::panic::set_hook(Box::new(|panic| {
+            let text = panic.to_string();
+            tracing::error!(message_id = message::PANIC, "{}", Printable::raw(text.as_bytes()).limit(1024));
+        }));
         Ok(Self { level, queue })
     }
 

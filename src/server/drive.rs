@@ -1,0 +1,71 @@
+//! Serves on a thread without a runtime: makes one, and makes another should it fail.
+//!
+//! tokio panics when it cannot wait for events (an `epoll_wait(2)` that fails, say). The sockets and counters outlive that:
+//! only what waited in handlers is lost.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::{ServeError, Served, StopOnDrop, UdpServer};
+use crate::handler::DatagramRequestHandler;
+use crate::protocol::DatagramProtocol;
+
+/// The pause before a runtime is made anew: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
+
+/// A runtime for one thread.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+impl<P, H> UdpServer<P, H>
+where
+    P: DatagramProtocol + Send + Sync + 'static,
+    H: DatagramRequestHandler<P> + Send + Sync + 'static,
+{
+    /// Serves on this thread until the server is asked to stop.
+    pub(super) fn serve_blocking(mut self) -> Result<(), ServeError> {
+        let runtime = runtime().map_err(ServeError::StartWorker)?;
+        runtime.block_on(self.handler.start()).map_err(ServeError::StartHandler)?;
+        let _stop = StopOnDrop(self.handle());
+        let (here, elsewhere) = self.split()?;
+        let ran = self.drive(&here);
+        self.shared.shutdown();
+        for ended in elsewhere {
+            ended.blocking_recv().map_err(|_| ServeError::WorkerPanicked)??;
+        }
+        runtime.block_on(self.handler.stop());
+        ran
+    }
+
+    /// Runs a worker; only what fails before it ever served is an error.
+    pub(super) fn drive(&self, sockets: &[Served]) -> Result<(), ServeError> {
+        let [mut pause, longest] = PAUSES;
+        loop {
+            let failure = match self.drive_once(sockets) {
+                Ok(()) => return Ok(()),
+                Err(failure) if sockets.iter().any(|served| !served.begun.load(Relaxed)) => return Err(failure),
+                Err(failure) => failure,
+            };
+            if self.shared.closing.load(Relaxed) {
+                return Ok(());
+            }
+            tracing::error!("a worker could not go on ({failure}), starting it anew");
+            thread::sleep(pause);
+            pause = longest.min(2 * pause);
+        }
+    }
+
+    fn drive_once(&self, sockets: &[Served]) -> Result<(), ServeError> {
+        let runtime = runtime().map_err(ServeError::StartWorker)?;
+        let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run_worker(sockets))));
+        // A runtime that has failed may fail to end, too.
+        let ended = catch_unwind(AssertUnwindSafe(|| drop(runtime)));
+        ran.unwrap_or(Err(ServeError::WorkerPanicked)).and(ended.map_err(|_| ServeError::WorkerPanicked))
+    }
+}
