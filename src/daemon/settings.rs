@@ -548,10 +548,12 @@ impl Fault {
         let named = !key.is_empty() && key != "." && !key.ends_with('?');
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
         let message = if named { format!("{key}: {message}") } else { message };
-        Self::at(text, error.span().map_or(0, |span| span.start), message)
+        Self::at(text, error.span().map_or(0, |span| span.start), &message)
     }
 
-    fn at(text: &str, offset: usize, message: String) -> Self {
+    fn at(text: &str, offset: usize, message: &str) -> Self {
+        // A quoted key may hold anything, and the message is one line.
+        let message = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let before = text.get(..offset).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Self { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1, message }
@@ -569,7 +571,7 @@ impl Fault {
         let message = format!(
             "rate-limit.burst: expected at most {most}, what per-second = {rate} makes up for in {LONGEST_BURST} s"
         );
-        Self::at(text, at, message)
+        Self::at(text, at, &message)
     }
 }
 

@@ -225,7 +225,7 @@ const INVALID: &[&[u8]] = &[
     b"\xef\xbb\xbf1",
     b"\xef\xbb\xbf{}",
     b"\xff\xfe1\0",
-    b"\0001",
+    b"\x00\x301",
     b"1\0\0\0",
     b"\xff",
     b"\x80",

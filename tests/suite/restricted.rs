@@ -5,7 +5,7 @@
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
-use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_program, need, run};
+use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_ipv6, has_program, need, run};
 
 /// A filter that answers socket(AF_INET6, ...) with EAFNOSUPPORT, as `RestrictAddressFamilies=AF_INET AF_UNIX` does.
 fn refuse_ipv6() -> std::io::Result<()> {
@@ -82,4 +82,24 @@ fn a_receive_error_that_persists_neither_ends_nor_spins_the_loop() {
     assert_eq!((counters.of("receive_errors"), counters.of("echoed")), (11, 2));
     crate::harness::sh(format!("kill -TERM {}", child.trim())).success();
     assert_eq!(daemon.process.finish().code(), Some(0));
+}
+
+#[test]
+fn valgrind_finds_nothing_in_an_echo_run() {
+    need!(has_program("valgrind"), "valgrind");
+    let valgrind = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=no"];
+    let mut daemon = DaemonCommand::default().wrapped(&valgrind).settings("workers = 2").start();
+    for host in ["127.0.0.1", "::1"] {
+        need!(host != "::1" || has_ipv6(), "IPv6 on loopback");
+        let client = connected(daemon.at(host));
+        for size in [0, 1, 100, 5000, 60_000] {
+            let datagram = format!("\"{}\"", "x".repeat(size));
+            assert_eq!(ask(&client, datagram.as_bytes()), datagram.as_bytes());
+            assert!(ask(&client, &datagram.as_bytes()[1..]).starts_with(b"{\"error\""));
+        }
+    }
+    daemon.reload("[log]\nlevel = 'debug'");
+    daemon.wait_for_line("settings reloaded");
+    let finished = daemon.stop();
+    assert_eq!(finished.code(), Some(0), "{finished:?}");
 }

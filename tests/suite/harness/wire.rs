@@ -49,18 +49,20 @@ impl Wire {
         let socket =
             here.run(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every_protocol)))));
         let socket = socket.unwrap();
-        // SAFETY: a sockaddr_ll is written whole into storage that is larger, and its length is given.
-        let ((), address) = unsafe {
-            SockAddr::try_init(|storage, length| {
-                let address = storage.cast::<libc::sockaddr_ll>();
-                (*address).sll_family = libc::AF_PACKET as u16;
-                (*address).sll_protocol = every_protocol;
-                (*address).sll_ifindex = interface;
-                *length = size_of::<libc::sockaddr_ll>() as u32;
-                Ok(())
-            })
-        }
-        .unwrap();
+        // SAFETY: a sockaddr_ll is a plain C struct of integers; all zero is a valid value.
+        let mut link: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        link.sll_family = libc::AF_PACKET as u16;
+        link.sll_protocol = every_protocol;
+        link.sll_ifindex = interface;
+        let write = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
+            // SAFETY: the storage is writable, and larger and no less aligned than a sockaddr_ll.
+            unsafe { storage.cast::<libc::sockaddr_ll>().write(link) };
+            // SAFETY: the length is writable.
+            unsafe { length.write(size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
+            Ok(())
+        };
+        // SAFETY: the closure writes an address and its length.
+        let ((), address) = unsafe { SockAddr::try_init(write) }.unwrap();
         socket.bind(&address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         Self { socket, own: hardware_address(here), other: hardware_address(there) }
