@@ -9,7 +9,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -106,7 +106,10 @@ where
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut interrupted = 0;
         loop {
-            let Ok(mut ready) = std::task::ready!(self.io.poll_read_ready(context)) else { return Poll::Ready(false) };
+            let Ok(mut ready) = std::task::ready!(self.io.poll_read_ready(context)) else {
+                self.faults += 1;
+                return Poll::Ready(false);
+            };
             match self.receive.receive(ready.get_inner().as_fd()) {
                 Ok(received) => {
                     // A batch that is not full emptied the socket: whatever comes next is announced anew.
@@ -175,6 +178,8 @@ where
         if ended.await.is_err() {
             self.engine.abandon();
         }
+        // What was sent from elsewhere meanwhile.
+        let _ = self.engine.poll(&mut Context::from_waker(Waker::noop()));
         self.flush().await;
         self.engine.settle();
     }
