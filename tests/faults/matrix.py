@@ -54,14 +54,21 @@ def echo(port, number, wait):
 
 def run(program, call, error, when):
     folder = Path(tempfile.mkdtemp(prefix="echo-faults-"))
-    (folder / "echo-udpd.toml").write_text("[log]\ntarget = 'stderr'\n")
+    # Sends to journald: with a socket of ours in its place.
+    journalling = call == "sendto"
+    (folder / "echo-udpd.toml").write_text(f"[log]\ntarget = '{'journald' if journalling else 'stderr'}'\n")
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    journal.bind(str(folder / "socket"))
+    journal.setblocking(False)
+    mount = f"mount -t tmpfs none /run; mkdir -p /run/systemd/journal; mount --bind {folder} /run/systemd/journal"
+    within = ["unshare", "--mount", "sh", "-ec", mount + '; exec "$@"', "sh"] if journalling else []
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(folder / "notify"))
     port, trace = free_port(), folder / "trace"
     fault = f"inject={call}:error={error}:when={WHEN[when]}"
     # Of the calls that read files only those on the settings: the loader's own are not the daemon's.
     path = ["-P", folder / "echo-udpd.toml"] if call in ("openat", "read") else []
-    words = ["strace", "-f", "-q", "-o", trace, *path, "-e", f"trace={call}", "-e", fault, program,
+    words = [*within, "strace", "-f", "-q", "-o", trace, *path, "-e", f"trace={call}", "-e", fault, program,
              "--config", folder / "echo-udpd.toml", "--listen", f"[::]:{port}"]
     log = open(folder / "log", "wb+")
     started = time.monotonic()
@@ -69,14 +76,15 @@ def run(program, call, error, when):
                               env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")})
     text = lambda: (folder / "log").read_text(errors="replace")
     try:
-        while daemon.poll() is None and "listening on" not in text() and time.monotonic() < started + 5:
+        up = lambda: echo(port, 0, 0.05) if journalling else "listening on" in text()
+        while daemon.poll() is None and not up() and time.monotonic() < started + 5:
             time.sleep(0.01)
         if daemon.poll() is not None:
             said = text()
             reasons = [line for line in said.splitlines() if line.startswith("echo-udpd: ")]
             good = daemon.returncode in (1, 78) and len(reasons) == 1 and "panicked" not in said
             return "refused" if good else f"FAILED: status {daemon.returncode}: {said!r}"
-        if "listening on" not in text():
+        if not up():
             # The standard library opens and reads again after each interruption; no kernel interrupts every call.
             return "retries" if (error, when) == ("EINTR", "always") else "FAILED: it does not come up"
         answered = sum(echo(port, number, 0.1 if when == "always" else 0.25) for number in range(PROBES))
@@ -110,6 +118,7 @@ def run(program, call, error, when):
             daemon.wait()
         log.close()
         notify.close()
+        journal.close()
 
 
 def main():

@@ -1,10 +1,17 @@
 //! What is JSON: RFC 8259 by hand-made cases, beside serde_json's value and Python's json; and no reply is larger than
 //! its request but the error reply.
 
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use echo_udpd::admission::{Admission, Policy};
+use echo_udpd::handler::{DatagramRequestHandler, EchoRequestHandler};
+use echo_udpd::protocol::RawJsonProtocol;
 use echo_udpd::serializer::RawJson;
+use echo_udpd::server::engine::Engine;
+use echo_udpd::socket::{Datagram, Destination};
 use serde_json::Value;
 
 use crate::harness::{Daemon, Running, ask, connected, has_program, need};
@@ -336,13 +343,51 @@ fn pythons_json_differs_only_in_depth() {
     }
 }
 
+/// Every case that fits a datagram, and every input that the fuzzer kept.
+fn datagrams() -> Vec<Vec<u8>> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+    let folders = std::fs::read_dir(corpus).unwrap().map(|folder| folder.unwrap().path());
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()));
+    let fuzzed = files.map(|file| std::fs::read(file).unwrap());
+    cases().into_iter().map(|(text, _)| text).filter(|text| text.len() <= 65_507).chain(fuzzed).collect()
+}
+
 #[test]
-fn no_reply_is_larger_than_its_request_but_the_error_reply() {
+fn no_reply_of_the_engine_is_larger_than_its_request_but_the_error_reply() {
+    let handler = EchoRequestHandler::<RawJson>::new();
+    let admission = Arc::new(Admission::new([9000], &Policy::open()));
+    let local = [203, 0, 113, 1].into();
+    let mut engine = Engine::new(RawJsonProtocol::default(), admission, (local, 9000).into(), |client, requests| {
+        handler.handle(client, requests)
+    });
+    for datagram in datagrams() {
+        let received = Datagram {
+            peer: ([192, 0, 2, 1], 40_000).into(),
+            destination: Some(Destination { address: local, local, interface: 1 }),
+            payload: Bytes::from(datagram.clone()),
+            truncated: false,
+            mapped_over_ipv6: false,
+        };
+        engine.receive([received], std::time::Instant::now());
+        let replies = std::mem::take(engine.outgoing());
+        let expected = match &datagram[..] {
+            ERROR_REPLY => None,
+            text if is_json(text) => Some(text),
+            _ => Some(ERROR_REPLY),
+        };
+        assert_eq!(replies.len(), usize::from(expected.is_some()));
+        assert_eq!(replies.first().map(|reply| &reply.payload[..]), expected);
+    }
+}
+
+#[test]
+fn no_reply_on_the_wire_is_larger_than_its_request_but_the_error_reply() {
     let daemon =
         Daemon::with_settings("[rate-limit]\nper-second = 0\nerror-replies-per-second = 0\n[log]\nrequests = false");
     let client = connected(daemon.at("127.0.0.1"));
-    for (text, valid) in cases().into_iter().filter(|(text, _)| text.len() <= 65_507) {
-        let reply = ask(&client, &text);
-        assert_eq!(reply, if valid { &text } else { ERROR_REPLY }, "{}", text[..text.len().min(80)].escape_ascii());
+    for datagram in datagrams().into_iter().filter(|datagram| datagram != ERROR_REPLY) {
+        let reply = ask(&client, &datagram);
+        let expected = if is_json(&datagram) { &datagram[..] } else { ERROR_REPLY };
+        assert_eq!(reply, expected, "{}", datagram[..datagram.len().min(80)].escape_ascii());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::thread;
 
-use crate::harness::{Daemon, DaemonCommand, ask, connected, has_ipv6, need, receive};
+use crate::harness::{Daemon, DaemonCommand, ask, connected, has_ipv6, need, receive, wait_for};
 
 #[test]
 fn a_hundred_thousand_datagrams_from_fifty_clients_come_back_byte_for_byte() {
@@ -71,4 +71,21 @@ fn the_largest_json_comes_back_whole() {
         let deep = [vec![b'['; largest / 2], vec![b']'; largest / 2]].concat();
         assert_eq!(ask(&client, &deep), deep);
     }
+}
+
+#[test]
+fn what_the_kernel_drops_is_counted_exactly() {
+    const SENT: u64 = 5000;
+    let mut daemon = Daemon::with_settings("receive-buffer-bytes = 65536\n[log]\nrequests = false");
+    let client = connected(daemon.at("127.0.0.1"));
+    daemon.process.freeze();
+    for _ in 0..SENT {
+        client.send(b"[1]").unwrap();
+    }
+    daemon.process.signal("CONT");
+    let counters = wait_for("all of them", || {
+        Some(daemon.counters()).filter(|counters| counters.of("received") + counters.of("kernel_drops") == SENT)
+    });
+    assert!(counters.of("kernel_drops") > 0 && counters.of("received") > 0, "{counters:?}");
+    counters.assert_balance();
 }
