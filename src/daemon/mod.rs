@@ -10,6 +10,7 @@ pub mod settings;
 mod systemd;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ const SETTINGS_FILE: &str = "/etc/echo-udpd/echo-udpd.toml";
 enum DaemonError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    #[error("write standard output")]
+    WriteOutput(#[source] io::Error),
     #[error(transparent)]
     Logging(#[from] LoggingError),
     #[error(transparent)]
@@ -52,7 +55,7 @@ impl DaemonError {
     fn status(&self) -> u8 {
         match self {
             Self::Settings(_) => 78,
-            Self::Logging(_) | Self::Bind(_) | Self::Serve(_) | Self::Control(_) => 1,
+            Self::WriteOutput(_) | Self::Logging(_) | Self::Bind(_) | Self::Serve(_) | Self::Control(_) => 1,
         }
     }
 }
@@ -101,7 +104,7 @@ fn run(command_line: &CommandLine) -> Result<(), DaemonError> {
     let source = command_line.source();
     let settings = source.read()?;
     if command_line.print_config {
-        print!("{settings}");
+        io::stdout().lock().write_all(settings.to_string().as_bytes()).map_err(DaemonError::WriteOutput)?;
     }
     if command_line.check || command_line.print_config {
         return Ok(());
