@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 
 use super::logging::{Logging, message};
 use super::settings::{Live, Settings, SettingsError};
-use super::systemd::ServiceManager;
+use super::systemd::{self, ServiceManager};
 use super::{DaemonError, Source};
 use crate::ledger::Stats;
 use crate::server::blocking::BackgroundServer;
@@ -85,8 +85,10 @@ impl Control {
         manager.ready(status.line(&handle.stats(), logging.dropped()));
         let mut unlogged = 0;
         let mut tick = Instant::now() + TICK;
+        let mut watchdog = Watchdog::new(&handle);
         while handle.is_serving() {
-            match self.requests.recv_timeout(tick.saturating_duration_since(Instant::now())) {
+            let next = watchdog.as_ref().map_or(tick, |watchdog| watchdog.due.min(tick));
+            match self.requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Request::Stop) => break,
                 Ok(Request::LogCounters) => log_counters(&handle.stats(), logging.dropped()),
                 Ok(Request::Reload) => {
@@ -95,14 +97,22 @@ impl Control {
                     manager.ready(status.line(&handle.stats(), logging.dropped()));
                 }
                 Err(_) if self.stop.load(Relaxed) => break,
-                Err(_) => {
-                    tick = Instant::now() + TICK;
-                    let stats = handle.stats();
-                    log_unlogged(stats.unlogged - unlogged);
-                    unlogged = stats.unlogged;
-                    log_limited(&handle);
-                    manager.status(status.line(&stats, logging.dropped()));
-                }
+                Err(_) => {}
+            }
+            let now = Instant::now();
+            if let Some(watchdog) = &mut watchdog
+                && now >= watchdog.due
+                && watchdog.is_answered(&handle)
+            {
+                manager.alive();
+            }
+            if now >= tick {
+                tick = now + TICK;
+                let stats = handle.stats();
+                log_unlogged(stats.unlogged - unlogged);
+                unlogged = stats.unlogged;
+                log_limited(&handle);
+                manager.status(status.line(&stats, logging.dropped()));
             }
         }
         manager.stopping();
@@ -146,6 +156,33 @@ impl Control {
             "changed in the settings, but in force only after a restart: {changed}"
         );
         format!("; restart to change {changed}")
+    }
+}
+
+/// What the service manager's watchdog hears: that every loop gave a proof since it was last asked.
+struct Watchdog {
+    interval: Duration,
+    due: Instant,
+    proofs: Vec<u64>,
+}
+
+impl Watchdog {
+    /// Asks for the first proofs; `None` when nobody watches.
+    fn new(server: &ServerHandle) -> Option<Self> {
+        let interval = systemd::watchdog_interval()?;
+        server.ask_for_proof();
+        // The first time soon, so that the service manager has heard before its time is over.
+        Some(Self { interval, due: Instant::now() + interval / 2, proofs: vec![0; server.proofs().len()] })
+    }
+
+    /// Whether every loop answered; asks anew.
+    fn is_answered(&mut self, server: &ServerHandle) -> bool {
+        self.due = Instant::now() + self.interval;
+        let proofs = server.proofs();
+        let answered = proofs.iter().zip(&self.proofs).all(|(now, before)| now > before);
+        self.proofs = proofs;
+        server.ask_for_proof();
+        answered
     }
 }
 

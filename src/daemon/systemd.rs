@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -35,10 +36,20 @@ impl ServiceManager {
         }
     }
 
+    /// The service answers.
+    pub(super) fn alive(&self) {
+        send(&[NotifyState::Watchdog]);
+    }
+
     pub(super) fn stopping(&mut self) {
         self.status = "stopping".into();
         send(&[NotifyState::Stopping, NotifyState::Status(&self.status)]);
     }
+}
+
+/// How often the service manager wants to hear that the service answers: half of WatchdogSec=; `None` = not at all.
+pub(super) fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
 /// Says why the service could not start, with the errno where there is one.

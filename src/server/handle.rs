@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
 use crate::admission::{Admission, Policy};
@@ -49,11 +51,46 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     pub(super) closing: Arc<AtomicBool>,
     phase: watch::Sender<Phase>,
-    counted: OnceLock<Vec<(Weak<UdpSocket>, Arc<Counters>)>>,
+    watched: OnceLock<Vec<Watched>>,
     /// Sockets that are not received from yet.
     idle: AtomicUsize,
     /// Sockets that are open.
     open: AtomicUsize,
+}
+
+/// What the outside sees of one socket.
+pub(super) struct Watched {
+    pub(super) socket: Weak<UdpSocket>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for datagrams.
+#[derive(Default)]
+pub(super) struct Pulse {
+    asked: AtomicBool,
+    proofs: AtomicU64,
+    waker: AtomicWaker,
+}
+
+impl Pulse {
+    fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether the loop is asked; it is woken with this when it will be.
+    pub(super) fn poll_asked(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        self.asked.load(Ordering::Acquire)
+    }
+
+    /// The loop could ask its socket.
+    pub(super) fn prove(&self) {
+        if self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel) {
+            self.proofs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Held with each open socket of a server.
@@ -74,15 +111,19 @@ impl Shared {
             admission: admission.into(),
             closing: Arc::default(),
             phase: watch::Sender::new(Phase::Bound),
-            counted: OnceLock::new(),
+            watched: OnceLock::new(),
             idle: sockets.into(),
             open: sockets.into(),
         }
     }
 
-    /// Says whose counters make up the server's.
-    pub(super) fn count(&self, sockets: impl Iterator<Item = (Weak<UdpSocket>, Arc<Counters>)>) {
-        self.counted.get_or_init(|| sockets.collect());
+    /// Says which sockets make up the server.
+    pub(super) fn watch(&self, sockets: impl Iterator<Item = Watched>) {
+        self.watched.get_or_init(|| sockets.collect());
+    }
+
+    fn watched(&self) -> &[Watched] {
+        self.watched.get().map_or(&[], Vec::as_slice)
     }
 
     /// Says that one more socket is received from.
@@ -172,11 +213,22 @@ impl ServerHandle {
         wait_for(self.0.phase.subscribe(), phase).await;
     }
 
+    /// Asks every loop for a proof that it turns and can ask its socket for datagrams; an idle one wakes for it.
+    pub fn ask_for_proof(&self) {
+        self.0.watched().iter().for_each(|watched| watched.pulse.ask());
+    }
+
+    /// How many proofs each loop has given, one for each time that it was asked and could.
+    #[must_use]
+    pub fn proofs(&self) -> Vec<u64> {
+        self.0.watched().iter().map(|watched| watched.pulse.proofs.load(Ordering::Relaxed)).collect()
+    }
+
     /// The counters of all workers together.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
-        for (socket, counters) in self.0.counted.get().into_iter().flatten() {
+        for Watched { socket, counters, .. } in self.0.watched() {
             if let Some(drops) = socket.upgrade().and_then(|socket| kernel_drops(socket.as_fd()).ok()) {
                 counters.set_kernel_drops(drops);
             }

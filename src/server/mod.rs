@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 pub use handle::{Listener, Phase, ServerHandle};
 
 use self::engine::{Engine, Surroundings};
-use self::handle::{Open, Shared};
+use self::handle::{Open, Pulse, Shared, Watched};
 use self::worker::Worker;
 use crate::admission::{Admission, Policy};
 use crate::handler::{DatagramRequestHandler, HandlerError};
@@ -122,6 +122,7 @@ struct Served {
     address: SocketAddr,
     ipv6_socket: bool,
     counters: Arc<Counters>,
+    pulse: Arc<Pulse>,
     /// Whether it has been received from.
     begun: AtomicBool,
     _open: Open,
@@ -176,14 +177,17 @@ impl<P, H> UdpServer<P, H> {
             address: bound.address,
             socket: bound.socket.into(),
             counters: Arc::default(),
+            pulse: Arc::default(),
             begun: AtomicBool::default(),
             _open: Open(Arc::clone(&shared)),
         };
         let workers: Vec<Vec<Served>> =
             workers.into_iter().map(|sockets| sockets.into_iter().map(serve).collect()).collect();
-        shared.count(
-            workers.iter().flatten().map(|served| (Arc::downgrade(&served.socket), Arc::clone(&served.counters))),
-        );
+        shared.watch(workers.iter().flatten().map(|served| Watched {
+            socket: Arc::downgrade(&served.socket),
+            counters: Arc::clone(&served.counters),
+            pulse: Arc::clone(&served.pulse),
+        }));
         Self { workers, protocol: protocol.into(), handler: handler.into(), shared }
     }
 
@@ -283,7 +287,7 @@ where
             if !served.begun.swap(true, Relaxed) {
                 self.shared.now_serving();
             }
-            worker.run(self.shared.closing()).await;
+            worker.run(&served.pulse, self.shared.closing()).await;
             served.remember_kernel_drops();
         })
     }

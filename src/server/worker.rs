@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
 use super::engine::Engine;
+use super::handle::Pulse;
 use crate::handler::{Client, HandlerError, Requests};
 use crate::protocol::DatagramProtocol;
 use crate::socket::{BATCH, ReceiveBatch, SendBatch, Sent, watch_readable, watch_writable};
@@ -40,13 +41,68 @@ enum Turn {
     Closing,
 }
 
+/// What one receive call came to.
+enum Received {
+    /// So many datagrams.
+    Batch(usize),
+    /// The socket was empty.
+    Nothing,
+    /// The socket cannot be read.
+    Fault,
+}
+
 pub(super) struct Worker<P, M, F> {
     engine: Engine<P, M, F>,
     io: AsyncFd<Arc<UdpSocket>>,
-    receive: ReceiveBatch,
+    input: Input,
     send: SendBatch,
+}
+
+/// The receiving half of a worker.
+struct Input {
+    batch: ReceiveBatch,
     /// Receive errors in a row.
     faults: u32,
+}
+
+impl Input {
+    /// Receives what waits, and hands it to the engine.
+    fn receive<P, M, F>(&mut self, socket: &UdpSocket, engine: &mut Engine<P, M, F>) -> Received
+    where
+        P: DatagramProtocol,
+        M: Fn(Client<P>, Requests<P>) -> F,
+        F: Future<Output = Result<(), HandlerError>>,
+    {
+        for _ in 0..INTERRUPTIONS {
+            match self.batch.receive(socket.as_fd()) {
+                Ok(received) => {
+                    self.faults = 0;
+                    engine.receive(self.batch.datagrams(), Instant::now());
+                    return Received::Batch(received);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.faults = 0;
+                    return Received::Nothing;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::debug!("receive failed, trying again: {error}");
+                    break;
+                }
+            }
+        }
+        self.faults += 1;
+        engine.count_receive_error();
+        Received::Fault
+    }
+
+    /// One error may be an echo of some packet; a second in a row is likely to stay.
+    fn pause(&self) -> Duration {
+        match self.faults {
+            0..=1 => Duration::ZERO,
+            faults => LONGEST_PAUSE.min(Duration::from_millis(1 << (faults - 1).min(10))),
+        }
+    }
 }
 
 impl<P, M, F> Worker<P, M, F>
@@ -58,20 +114,21 @@ where
     /// Makes ready to serve a socket on the runtime that this is called on.
     pub(super) fn new(engine: Engine<P, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
         let io = watch_readable(socket)?;
-        Ok(Self { engine, io, receive: ReceiveBatch::new(), send: SendBatch::new(ipv6_socket), faults: 0 })
+        let input = Input { batch: ReceiveBatch::new(), faults: 0 };
+        Ok(Self { engine, io, input, send: SendBatch::new(ipv6_socket) })
     }
 
     /// Serves until `closing` is ready, then lets handlers end.
-    pub(super) async fn run(mut self, closing: impl Future<Output = ()>) {
+    pub(super) async fn run(mut self, pulse: &Pulse, closing: impl Future<Output = ()>) {
         let mut closing = pin!(closing);
         loop {
-            let turn = poll_fn(|context| self.poll_turn(closing.as_mut(), context)).await;
+            let turn = poll_fn(|context| self.poll_turn(pulse, closing.as_mut(), context)).await;
             self.flush().await;
             self.engine.settle();
             match turn {
                 Turn::Progress => {}
                 Turn::Fault => {
-                    let pause = sleep(self.pause());
+                    let pause = sleep(self.input.pause());
                     let mut pause = pin!(pause);
                     poll_fn(|context| match closing.as_mut().poll(context) {
                         Poll::Ready(()) => Poll::Ready(()),
@@ -88,57 +145,57 @@ where
         self.close().await;
     }
 
-    fn poll_turn(&mut self, closing: Pin<&mut impl Future<Output = ()>>, context: &mut Context<'_>) -> Poll<Turn> {
+    fn poll_turn(
+        &mut self,
+        pulse: &Pulse,
+        closing: Pin<&mut impl Future<Output = ()>>,
+        context: &mut Context<'_>,
+    ) -> Poll<Turn> {
         if self.engine.is_closing() {
             return Poll::Ready(Turn::Closing);
         }
-        let received = self.poll_receive(context);
+        let mut received = self.poll_receive(context);
         let driven = self.engine.poll(context);
+        if received.is_pending() && pulse.poll_asked(context.waker()) {
+            received = match self.input.receive(self.io.get_ref(), &mut self.engine) {
+                Received::Nothing => {
+                    pulse.prove();
+                    Poll::Pending
+                }
+                Received::Batch(_) => Poll::Ready(true),
+                Received::Fault => Poll::Ready(false),
+            };
+        }
         match received {
-            Poll::Ready(true) => Poll::Ready(Turn::Progress),
+            Poll::Ready(true) => {
+                pulse.prove();
+                Poll::Ready(Turn::Progress)
+            }
             Poll::Ready(false) => Poll::Ready(Turn::Fault),
             Poll::Pending if driven.is_ready() => Poll::Ready(Turn::Progress),
             Poll::Pending => closing.poll(context).map(|()| Turn::Closing),
         }
     }
 
-    /// Receives a batch; ready with whether the socket could be read.
+    /// Receives a batch once the socket is readable; ready with whether it could be read.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<bool> {
-        let mut interrupted = 0;
+        let Self { engine, io, input, .. } = self;
         loop {
-            let Ok(mut ready) = std::task::ready!(self.io.poll_read_ready(context)) else {
-                self.faults += 1;
+            // Taken before the call: an announcement that comes during it is not cleared.
+            let Ok(mut ready) = std::task::ready!(io.poll_read_ready(context)) else {
+                input.faults += 1;
                 return Poll::Ready(false);
             };
-            match self.receive.receive(ready.get_inner().as_fd()) {
-                Ok(received) => {
-                    // A batch that is not full emptied the socket: whatever comes next is announced anew.
-                    if received < BATCH {
-                        ready.clear_ready();
-                    }
-                    self.faults = 0;
-                    self.engine.receive(self.receive.datagrams(), Instant::now());
-                    return Poll::Ready(true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted && interrupted < INTERRUPTIONS => {
-                    interrupted += 1;
-                }
-                Err(error) => {
-                    self.faults += 1;
-                    self.engine.count_receive_error();
-                    tracing::debug!("receive failed, trying again: {error}");
-                    return Poll::Ready(false);
-                }
+            let received = input.receive(io.get_ref(), engine);
+            // A batch that is not full emptied the socket: whatever comes next is announced anew.
+            if matches!(received, Received::Nothing | Received::Batch(..BATCH)) {
+                ready.clear_ready();
             }
-        }
-    }
-
-    /// One error may be an echo of some packet; a second in a row is likely to stay.
-    fn pause(&self) -> Duration {
-        match self.faults {
-            0..=1 => Duration::ZERO,
-            faults => LONGEST_PAUSE.min(Duration::from_millis(1 << (faults - 1).min(10))),
+            match received {
+                Received::Batch(_) => return Poll::Ready(true),
+                Received::Nothing => {}
+                Received::Fault => return Poll::Ready(false),
+            }
         }
     }
 

@@ -257,3 +257,32 @@ fn the_systemd_protocol_says_ready_reloading_stopping_and_status() {
     let failed = next();
     assert!(failed.starts_with(&format!("STATUS=bind {address}: address in use")), "{failed}");
 }
+
+#[test]
+fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
+    use std::os::unix::net::UnixDatagram;
+    need!(has_program("strace"), "strace, to inject faults");
+    let path = crate::harness::temporary_folder().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let next = |wait: std::time::Duration| {
+        manager.set_read_timeout(Some(wait)).unwrap();
+        let mut buffer = [0; 4096];
+        manager.recv(&mut buffer).map(|length| String::from_utf8(buffer[..length].to_vec()).unwrap())
+    };
+    let watched = ["env", &format!("NOTIFY_SOCKET={}", path.display()), "WATCHDOG_USEC=200000"];
+    let daemon = DaemonCommand::default().wrapped(&watched).settings("workers = 2").start();
+    assert!(next(crate::harness::DEADLINE).unwrap().starts_with("READY=1"));
+    for _ in 0..3 {
+        assert_eq!(next(crate::harness::DEADLINE).unwrap().trim_end(), "WATCHDOG=1");
+    }
+    drop(daemon);
+    while next(std::time::Duration::from_millis(1)).is_ok() {}
+
+    let deaf = ["strace", "-f", "-o", "/dev/null", "-e", "trace=recvmmsg", "-e", "inject=recvmmsg:error=EIO:when=1+"];
+    let mut daemon = DaemonCommand::default().wrapped(&watched).wrapped(&deaf).start();
+    assert!(next(crate::harness::DEADLINE).unwrap().starts_with("READY=1"));
+    // Ten times the interval.
+    let heard = next(std::time::Duration::from_secs(1));
+    assert!(heard.is_err(), "{heard:?}");
+    daemon.process.end_child();
+}

@@ -89,6 +89,16 @@ systemctl show -P StatusText echo-udpd > bad-status
 echo "[log]
 level = 'warn'" > /etc/echo-udpd/echo-udpd.toml
 systemctl reload echo-udpd; echo $? > good-reload
+systemd-analyze security --no-pager echo-udpd.service > security
+mkdir -p /run/systemd/system/echo-udpd.service.d
+printf '[Service]\nWatchdogSec=2\n' > /run/systemd/system/echo-udpd.service.d/test.conf
+systemctl daemon-reload; systemctl restart echo-udpd
+sleep 3
+systemctl show -P NRestarts echo-udpd > restarts-before
+kill -STOP $(systemctl show -P MainPID echo-udpd)
+sleep 4
+systemctl show -P NRestarts echo-udpd > restarts-after
+printf '[3]' | nc -u -w1 ::1 9000 > after-watchdog
 systemctl stop echo-udpd; echo $? > stopped
 systemctl show -P Result -P ExecMainStatus echo-udpd > result
 journalctl -u echo-udpd -o cat > journal
@@ -121,6 +131,13 @@ fn the_unit_starts_answers_logs_reloads_and_stops() {
         let status = results.of("bad-status");
         assert!(status.contains("reload failed: /etc/echo-udpd/echo-udpd.toml:2:16: reply.invalid-json"), "{status}");
         assert_eq!(results.of("good-reload"), "0\n", "{place}");
+        let exposure = results.of("security");
+        let level = exposure.split("Overall exposure level for echo-udpd.service: ").nth(1).unwrap();
+        let level: f64 = level.split(' ').next().unwrap().parse().unwrap();
+        assert!(level <= 1.1, "{place}: {exposure}");
+        // Answering, it is left alone; standing still, it is killed and comes back.
+        assert_eq!((&*results.of("restarts-before"), &*results.of("restarts-after")), ("0\n", "1\n"), "{place}");
+        assert_eq!(results.of("after-watchdog"), "[3]", "{place}");
         assert_eq!(results.of("stopped"), "0\n", "{place}");
         assert_eq!(results.of("result"), "success\n0\n", "{place}");
     }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::namespace::Namespace;
-use super::{DEADLINE, temporary_file, wait_for};
+use super::{DEADLINE, sh, temporary_file, wait_for};
 
 /// A process that has ended.
 #[derive(Debug)]
@@ -110,6 +110,15 @@ impl Running {
                 threads.all(|thread| stopped(std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap()));
             all.then_some(())
         });
+    }
+
+    /// Ends the process that this one traces or wraps.
+    pub(crate) fn end_child(&mut self) {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        for child in children.split_whitespace() {
+            sh(format!("kill -TERM {child}")).success();
+        }
     }
 
     /// Waits for its end.
