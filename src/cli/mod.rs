@@ -24,7 +24,7 @@ enum Command {
     ///
     /// Sends {"command-line arguments":["WORD",...]} and prints two lines, `Sent:` and `Received:`, once the reply has
     /// come. Each address of the host is tried until one answers. Exits with 0 when answered, with 1 when there was no
-    /// answer or one that is not JSON, and with 2 when nothing could be sent.
+    /// answer or a broken one (neither JSON nor what was sent), and with 2 when nothing could be sent.
     Send(send::Send),
 }
 

@@ -37,8 +37,10 @@ impl Send {
         let (address, reply) = self.ask(&addresses, &packet)?;
         let lines = format!("Sent:     {}\nReceived: {}\n", Printable::json(&packet), Printable::json(&reply));
         std::io::stdout().lock().write_all(lines.as_bytes()).map_err(Failure::WriteOutput)?;
-        match RawJson::parse(reply) {
+        match RawJson::parse(reply.clone()) {
             Ok(_) => Ok(()),
+            // An echo of what was no JSON either: the server speaks of bytes.
+            Err(_) if reply == packet => Ok(()),
             Err(error) => Err(Failure::Broken { address, what: error.to_string() }),
         }
     }

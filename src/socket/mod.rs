@@ -20,7 +20,7 @@ use bytes::Bytes;
 pub use control::PacketInfo;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
-pub use watch::{watch_readable, watch_writable};
+pub(crate) use watch::{watch_readable, watch_writable};
 
 /// How many datagrams one system call moves at most.
 pub const BATCH: usize = 64;

@@ -27,8 +27,9 @@ pub struct ReceiveBatch {
     controls: Box<[Control]>,
     parts: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
-    /// How many datagrams the last call brought.
+    /// How many datagrams the last call brought, and how many of them were taken.
     filled: usize,
+    taken: usize,
     pinned: Vec<BytesMut>,
     spare: Vec<BytesMut>,
 }
@@ -64,7 +65,7 @@ impl ReceiveBatch {
             })
             .collect();
         let (pinned, spare) = (Vec::with_capacity(PINNED + BATCH), Vec::with_capacity(PINNED + BATCH));
-        Self { slots, names, controls, parts, headers, filled: 0, pinned, spare }
+        Self { slots, names, controls, parts, headers, filled: 0, taken: 0, pinned, spare }
     }
 
     /// Receives what waits on the socket, without blocking: how many datagrams, at most [`BATCH`].
@@ -90,9 +91,17 @@ impl ReceiveBatch {
         Ok(self.filled)
     }
 
-    /// Takes the datagrams of the last call, in order.
+    /// Takes the datagrams of the last call, in order; each once.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram> {
-        (0..self.filled).filter_map(|at| self.datagram(at))
+        std::iter::from_fn(|| {
+            while self.taken < self.filled {
+                self.taken += 1;
+                if let Some(datagram) = self.datagram(self.taken - 1) {
+                    return Some(datagram);
+                }
+            }
+            None
+        })
     }
 
     fn datagram(&mut self, at: usize) -> Option<Datagram> {
@@ -115,7 +124,7 @@ impl ReceiveBatch {
         let slot = &mut self.slots[at];
         let length = length.min(slot.capacity());
         // SAFETY: the kernel wrote `msg_len` bytes to the start of this slot's buffer in the last call, which `recycle`
-        // had made SLOT bytes long; the slot was empty before and is not written to again until then.
+        // had made SLOT bytes long; the slot is empty until now, for each datagram is taken once (`taken`).
         unsafe { slot.set_len(length) };
         if self.pinned.len() < PINNED {
             slot.split().freeze()
@@ -135,6 +144,7 @@ impl ReceiveBatch {
             // More than one batch will never be needed at once.
             self.spare.truncate(BATCH);
         }
+        self.taken = 0;
         for at in 0..std::mem::take(&mut self.filled) {
             reset(&mut self.headers[at]);
             let slot = &mut self.slots[at];
@@ -160,4 +170,54 @@ fn reset(header: &mut libc::mmsghdr) {
     header.msg_hdr.msg_controllen = Control::SIZE as _;
     header.msg_hdr.msg_flags = 0;
     header.msg_len = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// A bound socket, and one that sends to it.
+    fn sockets() -> (UdpSocket, UdpSocket) {
+        let (receiver, sender) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        (receiver, sender)
+    }
+
+    #[test]
+    fn each_datagram_is_taken_once_and_an_empty_socket_would_block() {
+        let (receiver, sender) = sockets();
+        let mut batch = ReceiveBatch::new();
+        assert_eq!(batch.receive(receiver.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        for payload in ["one", "", "three"] {
+            sender.send(payload.as_bytes()).unwrap();
+        }
+        assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 3);
+        assert_eq!(batch.datagrams().next().unwrap().payload, "one");
+        let rest: Vec<_> = batch.datagrams().map(|datagram| datagram.payload).collect();
+        assert_eq!(rest, ["", "three"]);
+        assert_eq!(batch.datagrams().count(), 0);
+        assert!(batch.receive(receiver.as_fd()).is_err());
+        assert_eq!(batch.datagrams().count(), 0);
+    }
+
+    #[test]
+    fn kept_datagrams_pin_a_bounded_number_of_slots() {
+        let (receiver, sender) = sockets();
+        let mut batch = ReceiveBatch::new();
+        let mut kept = Vec::new();
+        for number in 0..20 * BATCH {
+            sender.send(number.to_string().as_bytes()).unwrap();
+            assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 1);
+            kept.extend(batch.datagrams());
+            assert!(batch.pinned.len() <= PINNED + 1);
+        }
+        assert!(kept.iter().enumerate().all(|(number, datagram)| datagram.payload == number.to_string()));
+        kept.clear();
+        sender.send(b"last").unwrap();
+        batch.receive(receiver.as_fd()).unwrap();
+        assert!(batch.pinned.is_empty(), "all are back in use");
+    }
 }

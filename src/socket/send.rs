@@ -138,3 +138,61 @@ impl SendBatch {
         (at, None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+    use std::os::fd::AsFd;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::socket::OutgoingKind;
+
+    fn outgoing(peer: SocketAddr, payload: &'static str) -> Outgoing {
+        Outgoing { peer, asked: None, payload: Bytes::from_static(payload.as_bytes()), kind: OutgoingKind::Packet }
+    }
+
+    #[test]
+    fn a_short_count_skips_the_one_that_failed_and_no_other() {
+        let (sender, receiver) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let good = receiver.local_addr().unwrap();
+        // The kernel refuses port 0 with EINVAL: first of a call, in the middle and at the end of it.
+        let bad = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut queue: Vec<_> = [bad, good, good, bad, bad, good, bad].map(|peer| outgoing(peer, "x")).into();
+        let mut outcomes = Vec::new();
+        SendBatch::new(false)
+            .send(sender.as_fd(), &mut queue, |sent| {
+                outcomes.push(match sent {
+                    Sent::Done(outgoing) => (outgoing.peer == good, true),
+                    Sent::Refused(outgoing, error) => {
+                        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+                        (outgoing.peer == good, false)
+                    }
+                });
+            })
+            .unwrap();
+        let expected = [false, true, true, false, false, true, false].map(|good| (good, good));
+        assert_eq!(outcomes, expected);
+        assert!(queue.is_empty());
+        receiver.set_nonblocking(true).unwrap();
+        assert_eq!(std::iter::from_fn(|| receiver.recv(&mut [0; 9]).ok()).count(), 3);
+    }
+
+    #[test]
+    fn more_than_a_batch_goes_out_in_order() {
+        let (sender, receiver) = (UdpSocket::bind("[::1]:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
+        let peer = receiver.local_addr().unwrap();
+        let texts: Vec<String> = (0..3 * BATCH + 1).map(|number| number.to_string()).collect();
+        let mut queue = Vec::new();
+        queue.extend(texts.iter().map(|text| Outgoing { payload: Bytes::from(text.clone()), ..outgoing(peer, "") }));
+        let mut sent = 0;
+        SendBatch::new(true).send(sender.as_fd(), &mut queue, |_| sent += 1).unwrap();
+        assert_eq!(sent, texts.len());
+        let mut buffer = [0; 9];
+        for text in texts {
+            let length = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], text.as_bytes());
+        }
+    }
+}

@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 ///
 /// # Errors
 /// The runtime cannot watch it.
-pub fn watch_readable(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
+pub(crate) fn watch_readable(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
     watch(socket, Interest::READABLE)
 }
 
@@ -21,12 +21,12 @@ pub fn watch_readable(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocke
 ///
 /// # Errors
 /// The runtime cannot watch it, or no file descriptor is left.
-pub fn watch_writable(socket: &UdpSocket) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
+pub(crate) fn watch_writable(socket: &UdpSocket) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
     watch(socket.try_clone()?.into(), Interest::WRITABLE)
 }
 
 fn watch(socket: Arc<UdpSocket>, interest: Interest) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
-    // SAFETY: the Arc that moves in owns the descriptor through a UdpSocket, which is not replaced or closed behind it,
-    // so the descriptor is open and the same for as long as the registration lives.
+    // SAFETY: the Arc that moves in owns the descriptor through a UdpSocket, which nobody in this crate replaces
+    // (`AsyncFd::get_mut` is never called), so the descriptor is open and the same for as long as the registration lives.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }

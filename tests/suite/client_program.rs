@@ -77,6 +77,13 @@ fn a_broken_answer_exits_1_and_is_shown() {
 }
 
 #[test]
+fn an_echo_of_what_is_no_json_is_no_broken_answer() {
+    let daemon = Daemon::with_settings("[reply]\nprotocol = 'raw'");
+    let lines = send(&["--port", &daemon.port().to_string(), "--json", "{nonsense"]).success();
+    assert_eq!(lines, "Sent:     {nonsense\nReceived: {nonsense\n");
+}
+
+#[test]
 fn nobody_and_silence_exit_1_with_nothing_printed() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port().to_string();

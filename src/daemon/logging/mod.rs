@@ -65,17 +65,17 @@ impl Logging {
             LogTarget::Auto => stderr_is_the_journal(),
         };
         let (filter, level) = reload::Layer::new(targets(level));
-        let registry = tracing_subscriber::registry().with(filter);
+        let filtered = tracing_subscriber::registry().with(filter);
         let (queue, set) = if to_journal {
             let queue = Queue::start(journal::Journal::open().map_err(LoggingError::Journal)?);
             let queue = queue.map_err(LoggingError::Thread)?;
-            let set = registry.with(journal::layer(queue.clone())).try_init();
+            let set = filtered.with(journal::layer(queue.clone())).try_init();
             (queue, set)
         } else {
             let queue = Queue::start(terminal::Stderr).map_err(LoggingError::Thread)?;
             let colour =
                 io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let set = registry.with(terminal::layer(queue.clone(), colour)).try_init();
+            let set = filtered.with(terminal::layer(queue.clone(), colour)).try_init();
             (queue, set)
         };
         set.map_err(|_| LoggingError::Twice)?;
