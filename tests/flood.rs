@@ -104,10 +104,11 @@ fn flood(
     (replies, engine.stats(), grown)
 }
 
-/// Pages of this process that are in memory: proc(5), statm.
+/// Pages of memory that this process has filled: proc(5), smaps_rollup, which counts exactly.
 fn resident_pages() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse().unwrap()
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 4
 }
 
 fn flood_with(workers: u64) {

@@ -271,6 +271,7 @@ fn one_source_gets_its_rate_and_the_log_says_what_to_set() {
     let line = daemon.wait_for_line("is over its rate");
     assert!(line.contains("198.51.100.1 is over its rate") && line.contains("rate-limit.exempt"), "{line}");
     // What a friend sends meanwhile is answered.
+    wire.drain();
     wire.send("198.51.100.3:40000".parse().unwrap(), to, b"[\"friend\"]");
     assert_eq!(
         std::iter::repeat_with(|| wire.capture()).find(|reply| reply.payload == b"[\"friend\"]").unwrap().from,

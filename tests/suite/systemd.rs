@@ -78,8 +78,11 @@ systemctl start echo-udpd; echo $? > started
 printf '{"a":1}\n' | nc -u -w1 127.0.0.1 9000 > ipv4
 printf '{"a":2}\n' | nc -u -w1 ::1 9000 > ipv6
 echo-udp send --host ::1 Hello world! > client
-sleep 1.2
-systemctl status echo-udpd > status
+for i in $(seq 50); do
+  systemctl status echo-udpd > status
+  grep -q 'received 3' status && break
+  sleep 0.2
+done
 mkdir -p /etc/echo-udpd
 echo "[reply]
 invalid-json = 'maybe'" > /etc/echo-udpd/echo-udpd.toml
@@ -96,9 +99,11 @@ systemctl daemon-reload; systemctl restart echo-udpd
 sleep 3
 systemctl show -P NRestarts echo-udpd > restarts-before
 kill -STOP $(systemctl show -P MainPID echo-udpd)
-sleep 4
+for i in $(seq 30); do
+  printf '[3]' | nc -u -w1 ::1 9000 > after-watchdog
+  grep -q 3 after-watchdog && break
+done
 systemctl show -P NRestarts echo-udpd > restarts-after
-printf '[3]' | nc -u -w1 ::1 9000 > after-watchdog
 systemctl stop echo-udpd; echo $? > stopped
 systemctl show -P Result -P ExecMainStatus echo-udpd > result
 journalctl -u echo-udpd -o cat > journal

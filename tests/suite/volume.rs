@@ -11,7 +11,7 @@ fn a_hundred_thousand_datagrams_from_fifty_clients_come_back_byte_for_byte() {
     const CLIENTS: usize = 50;
     const EACH: usize = 2000;
     /// In flight for each client: what the default receive buffer of an unprivileged daemon holds for all of them.
-    const WINDOW: usize = 4;
+    const WINDOW: usize = 2;
     let mut daemon = DaemonCommand::default().settings("workers = 2").start();
     let servers = [daemon.at("127.0.0.1"), daemon.at("::1")];
     let servers: Vec<SocketAddr> = servers.into_iter().filter(|server| server.is_ipv4() || has_ipv6()).collect();

@@ -105,6 +105,13 @@ impl Wire {
         (&self.socket).write_all(&frame).unwrap();
     }
 
+    /// Forgets what was captured, so that there is room for what comes.
+    pub(crate) fn drain(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while (&self.socket).read(&mut [0; 2048]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+    }
+
     /// The next UDP datagram that came from the other end.
     pub(crate) fn capture(&self) -> Captured {
         loop {
