@@ -131,8 +131,8 @@ impl Listen {
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let addresses = Vec::<ListenAddress>::deserialize(deserializer)?;
-        Self::new(addresses.into_iter().map(|address| address.0).collect()).map_err(D::Error::custom)
+        let addresses = Vec::<Text<ListenAddress>>::deserialize(deserializer)?;
+        Self::new(addresses.into_iter().map(|address| address.0.0).collect()).map_err(D::Error::custom)
     }
 }
 
@@ -141,28 +141,10 @@ impl<'de> Deserialize<'de> for Listen {
 pub struct ListenAddress(pub SocketAddr);
 
 impl FromStr for ListenAddress {
-    type Err = String;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| {
-            format!("`{}` is not an address and a port, such as `[::]:9000` or `192.0.2.1:9000`", text.escape_debug())
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for ListenAddress {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = ListenAddress;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address and a port as a string, such as \"[::]:9000\"")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ListenAddress, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Text)
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| "not an address and a port, such as `[::]:9000` or `192.0.2.1:9000`")
     }
 }
 
