@@ -48,7 +48,7 @@ impl ReceiveBatch {
     /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
-        let mut slots: Box<[_]> = (0..BATCH).map(|_| BytesMut::with_capacity(SLOT)).collect();
+        let mut slots: Box<[_]> = (0..BATCH).map(|_| empty_slot()).collect();
         let mut names = vec![Name::default(); BATCH].into_boxed_slice();
         let mut controls = vec![Control::default(); BATCH].into_boxed_slice();
         let mut parts: Box<[_]> = slots.iter_mut().map(part).collect();
@@ -150,12 +150,19 @@ impl ReceiveBatch {
             let slot = &mut self.slots[at];
             slot.clear();
             if !slot.try_reclaim(SLOT) {
-                let fresh = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(SLOT));
+                let fresh = self.spare.pop().unwrap_or_else(empty_slot);
                 self.pinned.push(std::mem::replace(slot, fresh));
             }
             self.parts[at] = part(slot);
         }
     }
+}
+
+/// An empty slot, made shareable now, so that its first datagram allocates nothing.
+fn empty_slot() -> BytesMut {
+    let mut slot = BytesMut::with_capacity(SLOT);
+    drop(slot.split());
+    slot
 }
 
 /// The whole of an empty slot, for the kernel to write to.
