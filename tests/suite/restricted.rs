@@ -5,7 +5,8 @@
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
-use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_ipv6, has_program, need, run};
+use crate::harness::process::Counters;
+use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_ipv6, has_program, need, run, sh, wait_for};
 
 /// A filter that answers socket(AF_INET6, ...) with EAFNOSUPPORT, as `RestrictAddressFamilies=AF_INET AF_UNIX` does.
 fn refuse_ipv6() -> std::io::Result<()> {
@@ -76,11 +77,13 @@ fn a_receive_error_that_persists_neither_ends_nor_spins_the_loop() {
     assert!(begun.elapsed() > Duration::from_millis(500), "it did not wait between the tries");
     let pid = daemon.process.pid();
     let child = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    crate::harness::sh(format!("kill -USR1 {}", child.trim())).success();
-    let line = daemon.wait_for_line("counters: ");
-    let counters = crate::harness::process::Counters::parse(&line);
-    assert_eq!((counters.of("receive_errors"), counters.of("echoed")), (11, 2));
-    crate::harness::sh(format!("kill -TERM {}", child.trim())).success();
+    wait_for("both to be counted", || {
+        daemon.process.forget_lines();
+        sh(format!("kill -USR1 {}", child.trim())).success();
+        let counters = Counters::parse(&daemon.wait_for_line("counters: "));
+        ((counters.of("receive_errors"), counters.of("echoed")) == (11, 2)).then_some(())
+    });
+    daemon.process.end_child();
     assert_eq!(daemon.process.finish().code(), Some(0));
 }
 

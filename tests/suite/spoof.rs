@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::harness::namespace::Namespace;
-use crate::harness::process::Counters;
 use crate::harness::wire::Wire;
 use crate::harness::{Daemon, DaemonCommand, need, wait_for};
 
@@ -163,16 +162,6 @@ fn neighbours() -> (Namespace, Namespace) {
     (one, two)
 }
 
-/// Counters once nothing is received any more.
-fn at_rest(daemon: &mut Daemon) -> Counters {
-    wait_for("the loop to die", || {
-        let before = daemon.counters();
-        std::thread::sleep(Duration::from_millis(100));
-        let after = daemon.counters();
-        (before.of("received") == after.of("received")).then_some(after)
-    })
-}
-
 #[test]
 fn two_daemons_joined_by_one_forged_packet_are_silent_within_the_burst() {
     need!(Namespace::possible(), "root and ip, for network namespaces");
@@ -184,8 +173,8 @@ fn two_daemons_joined_by_one_forged_packet_are_silent_within_the_burst() {
         let wire = Wire::between(&two, &one);
         let begun = Instant::now();
         wire.send(([10, 99, 0, 2], ports[1]).into(), ([10, 99, 0, 1], ports[0]).into(), b"\"loop\"");
-        wait_for("the forged packet", || (first.counters().of("received") > 0).then_some(()));
-        let counters = [at_rest(&mut first), at_rest(&mut second)];
+        wait_for("the forged packet", || (first.counters_now().of("received") > 0).then_some(()));
+        let counters = [first.counters(), second.counters()];
         let most = if ports[0] == ports[1] { 0 } else { 400 + 200 * (begun.elapsed().as_secs() + 1) };
         for counters in &counters {
             counters.assert_balance();
@@ -237,7 +226,7 @@ fn a_loop_through_a_slow_network_never_runs_faster_than_the_rate() {
         });
         let circled = wait_for("three seconds of it", || {
             let elapsed = begun.elapsed();
-            (elapsed > Duration::from_secs(3)).then(|| first.counters())
+            (elapsed > Duration::from_secs(3)).then(|| first.counters_now())
         });
         let most = 60.0 + 100.0 * begun.elapsed().as_secs_f64();
         stop.store(true, Relaxed);

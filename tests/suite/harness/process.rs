@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::namespace::Namespace;
 use super::{DEADLINE, sh, temporary_file, wait_for};
@@ -259,8 +259,19 @@ impl Daemon {
         self.process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// All counters, as SIGUSR1 logs them.
+    /// All counters, as SIGUSR1 logs them, once they stand still: a turn of the loop is counted when its replies are out.
     pub(crate) fn counters(&mut self) -> Counters {
+        let mut last = self.counters_now();
+        wait_for("the counters to stand still", || {
+            thread::sleep(Duration::from_millis(25));
+            let now = self.counters_now();
+            let before = std::mem::replace(&mut last, now);
+            (before == last).then(|| last.clone())
+        })
+    }
+
+    /// All counters at this moment, at rest or not.
+    pub(crate) fn counters_now(&mut self) -> Counters {
         self.process.forget_lines();
         self.process.signal("USR1");
         let line = self.wait_for_line("counters: ");
@@ -275,7 +286,7 @@ impl Daemon {
 }
 
 /// The counters of a line of the log.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counters(HashMap<String, u64>);
 
 impl Counters {
