@@ -285,4 +285,5 @@ fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
     let heard = next(std::time::Duration::from_secs(1));
     assert!(heard.is_err(), "{heard:?}");
     daemon.process.end_child();
+    assert_eq!(daemon.process.finish().code(), Some(0));
 }

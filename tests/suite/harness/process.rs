@@ -140,7 +140,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ended or not, it must not outlive its test.
+        // Ended or not, neither it nor what it traces may outlive its test.
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        if !children.trim().is_empty() {
+            let _ = Command::new("sh").arg("-c").arg(format!("kill -KILL {children}")).status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
