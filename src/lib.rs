@@ -46,7 +46,7 @@
 //!     |         |       |       |
 //!     |         |   serializer  |
 //!      \________|_______________/
-//!            socket, ledger, printable
+//!        socket, ledger, message, printable
 //! ```
 //! Arrows go down only; `server` and `client` do not know each other. Without default features the crate is the
 //! library alone: no command line, settings file, log format or service manager.
@@ -65,6 +65,7 @@ pub mod client;
 pub mod daemon;
 pub mod handler;
 pub mod ledger;
+pub mod message;
 mod pace;
 pub mod printable;
 pub mod protocol;

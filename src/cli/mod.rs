@@ -6,7 +6,7 @@ use std::error::Error;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::client::Family;
 
@@ -32,7 +32,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Server {
     /// The server's name or address
-    #[arg(long, default_value = "localhost")]
+    #[arg(long, default_value = "localhost", value_hint = ValueHint::Hostname)]
     host: String,
     /// The server's port
     #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u16).range(1..))]
@@ -106,6 +106,12 @@ impl Failure {
             | Self::TooLarge { .. } => 2,
         }
     }
+}
+
+/// The definition of the command line: for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    CommandLine::command()
 }
 
 /// Runs the program; says how it exits.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, ValueHint};
 
 use super::Source;
 use super::settings::{Listen, ListenAddress};
@@ -19,7 +19,7 @@ use super::settings::{Listen, ListenAddress};
 )]
 pub(super) struct CommandLine {
     /// Read the settings from this file
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// Answer on this address and port, whatever the settings say; may be given several times
     #[arg(short, long, value_name = "ADDR")]
@@ -33,14 +33,17 @@ pub(super) struct CommandLine {
 }
 
 impl CommandLine {
-    /// Reads it; ends the process with status 2 when it makes no sense.
-    pub(super) fn read() -> Self {
-        let command_line = Self::parse();
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It makes no sense, or asks for a help or version text, which is the error.
+    pub(super) fn read() -> Result<Self, clap::Error> {
+        let command_line = Self::try_parse()?;
         if let Some(Err(reason)) = command_line.listen() {
             let error = clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("--listen: {reason}\n"));
-            error.with_cmd(&<Self as clap::CommandFactory>::command()).exit();
+            return Err(error.with_cmd(&Self::command()));
         }
-        command_line
+        Ok(command_line)
     }
 
     /// Where the settings come from.

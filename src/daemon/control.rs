@@ -1,4 +1,4 @@
-//! What runs apart from the workers: signals, reload, the status line, and what is logged once a second at most.
+//! What runs apart from the workers: signals, reload, watchdog, and the second's tick.
 
 use std::io;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use super::logging::{Logging, message};
+use super::logging::Logging;
+use super::report::{self, Origin, Status};
 use super::settings::{Live, Settings, SettingsError};
 use super::systemd::{self, ServiceManager};
 use super::{DaemonError, Source};
-use crate::ledger::Stats;
+use crate::message;
+use crate::server::ServerHandle;
 use crate::server::blocking::BackgroundServer;
-use crate::server::{Listener, ServerHandle};
-use crate::socket::Families;
 
 /// How long the end of the process waits for the log's reader.
 pub(super) const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
@@ -74,15 +74,17 @@ impl Control {
     pub(super) fn run(
         self,
         server: BackgroundServer,
+        origin: Origin,
         logging: &Logging,
         apply: impl Fn(&Live),
     ) -> Result<(), DaemonError> {
         let handle = server.handle().clone();
-        log_listeners(handle.listeners(), self.started.receive_buffer_bytes.value() as usize);
-        warn_of_exempt(&self.started.live());
+        report::listeners(handle.listeners(), self.started.receive_buffer_bytes.value() as usize);
+        report::origin(origin, handle.listeners(), &self.started);
+        report::exempt(&self.started.live());
         let mut status = Status::new(&handle);
         let mut manager = ServiceManager::default();
-        manager.ready(status.line(&handle.stats(), logging.dropped()));
+        manager.ready(status.line(logging.dropped()));
         let mut unlogged = 0;
         let mut tick = Instant::now() + TICK;
         let mut watchdog = Watchdog::new(&handle);
@@ -90,11 +92,11 @@ impl Control {
             let next = watchdog.as_ref().map_or(tick, |watchdog| watchdog.due.min(tick));
             match self.requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Request::Stop) => break,
-                Ok(Request::LogCounters) => log_counters(&handle.stats(), logging.dropped()),
+                Ok(Request::LogCounters) => report::counters(&handle.stats(), logging.dropped()),
                 Ok(Request::Reload) => {
                     manager.reloading();
                     status.note = self.reload(logging, &apply);
-                    manager.ready(status.line(&handle.stats(), logging.dropped()));
+                    manager.ready(status.line(logging.dropped()));
                 }
                 Err(_) if self.stop.load(Relaxed) => break,
                 Err(_) => {}
@@ -109,19 +111,19 @@ impl Control {
             if now >= tick {
                 tick = now + TICK;
                 let stats = handle.stats();
-                log_unlogged(stats.unlogged - unlogged);
+                report::unlogged(stats.unlogged - unlogged);
                 unlogged = stats.unlogged;
-                log_limited(&handle);
-                manager.status(status.line(&stats, logging.dropped()));
+                report::limited(&handle);
+                status.tick(now, stats);
+                manager.status(status.line(logging.dropped()));
             }
         }
         manager.stopping();
         handle.shutdown();
-        server.join()?;
+        server.join().map_err(DaemonError::Ended)?;
         let stats = handle.stats();
-        log_unlogged(stats.unlogged - unlogged);
-        let dropped = logging.dropped();
-        tracing::info!(message_id = message::STOPPED, "stopped: {stats} log_dropped={dropped}");
+        report::unlogged(stats.unlogged - unlogged);
+        report::stopped(&stats, logging.dropped());
         Ok(())
     }
 
@@ -141,7 +143,7 @@ impl Control {
         let live = settings.live();
         apply(&live);
         logging.set_level(live.log_level);
-        warn_of_exempt(&live);
+        report::exempt(&live);
         tracing::info!(message_id = message::RELOADED, "settings reloaded");
         self.warn_of_restart(&settings)
     }
@@ -183,107 +185,6 @@ impl Watchdog {
         self.proofs = proofs;
         server.ask_for_proof();
         answered
-    }
-}
-
-/// The line of `systemctl status`.
-struct Status {
-    listeners: String,
-    /// What the last reload left to say.
-    note: String,
-}
-
-impl Status {
-    fn new(server: &ServerHandle) -> Self {
-        let listeners: Vec<_> = server.listeners().iter().map(describe).collect();
-        Self { listeners: listeners.join(", "), note: String::new() }
-    }
-
-    fn line(&self, stats: &Stats, log_dropped: u64) -> String {
-        let Stats { received, echoed, error_replies, kernel_drops, .. } = stats;
-        let dropped = stats.dropped.total();
-        format!(
-            "listening on {}; received {received}, echoed {echoed}, error replies {error_replies}, dropped {dropped}, \
-             kernel drops {kernel_drops}, log lines lost {log_dropped}{}",
-            self.listeners, self.note
-        )
-    }
-}
-
-fn describe(listener: &Listener) -> String {
-    format!("{} ({})", listener.address, listener.families)
-}
-
-/// The first lines of the log.
-fn log_listeners(listeners: &[Listener], wanted: usize) {
-    for listener in listeners {
-        if listener.families == Families::Ipv4Only {
-            tracing::warn!(
-                message_id = message::NO_IPV6,
-                "this host has no IPv6: {} is served instead of [::]:{}",
-                listener.address,
-                listener.address.port()
-            );
-        }
-        let granted = listener.receive_buffer;
-        tracing::info!(
-            message_id = message::LISTENING,
-            local_address = %listener.address.ip(),
-            local_port = listener.address.port(),
-            receive_buffer = granted,
-            "listening on {}",
-            describe(listener)
-        );
-    }
-    for listener in listeners {
-        let granted = listener.receive_buffer;
-        // A buffer of another size by rounding is no reason to warn.
-        if granted < wanted / 10 * 9 {
-            tracing::warn!(
-                message_id = message::RECEIVE_BUFFER_SMALL,
-                "receive buffer of {}: {granted} of {wanted} bytes granted, bursts beyond it are lost; \
-                 set the sysctl net.core.rmem_max = {wanted}",
-                listener.address
-            );
-        } else {
-            tracing::info!(message_id = message::LISTENING, "receive buffer of {}: {granted} bytes", listener.address);
-        }
-    }
-}
-
-fn log_counters(stats: &Stats, log_dropped: u64) {
-    tracing::info!(message_id = message::COUNTERS, "counters: {stats} log_dropped={log_dropped}");
-}
-
-fn log_unlogged(requests: u64) {
-    if requests > 0 {
-        tracing::info!(
-            message_id = message::REQUESTS_NOT_LOGGED,
-            "{requests} more requests, not logged each: over log.requests-per-second"
-        );
-    }
-}
-
-/// An address can be forged, a friend's too.
-fn warn_of_exempt(live: &Live) {
-    let exempt: Vec<_> = live.policy.rate_limit.exempt.iter().map(ToString::to_string).collect();
-    if !exempt.is_empty() {
-        tracing::warn!(
-            message_id = message::EXEMPT,
-            "no rate limit for {}, nor for whoever can forge an address there",
-            exempt.join(", ")
-        );
-    }
-}
-
-fn log_limited(server: &ServerHandle) {
-    if let Some(source) = server.take_limited() {
-        tracing::warn!(
-            message_id = message::LIMITED,
-            peer_address = %source,
-            "{source} is over its rate, what is beyond it is dropped; if it is a friend, \
-             raise rate-limit.per-second or add it to rate-limit.exempt"
-        );
     }
 }
 

@@ -6,23 +6,26 @@
 mod command_line;
 mod control;
 mod logging;
+mod report;
 pub mod settings;
 mod systemd;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::num::NonZero;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 
 use bytes::Bytes;
+use clap::CommandFactory;
 
 use self::command_line::CommandLine;
 use self::control::{Control, ControlError};
 use self::logging::{Logging, LoggingError};
+use self::report::Origin;
 use self::settings::{InvalidJson, Listen, Live, Protocol, Settings, SettingsError};
+use self::systemd::sockets::{self, InheritError, Inherited};
 use crate::handler::{EchoPacket, EchoRequestHandler};
 use crate::protocol::{BytesProtocol, DatagramProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
@@ -36,28 +39,71 @@ const SETTINGS_FILE: &str = "/etc/echo-udpd/echo-udpd.toml";
 /// Why the daemon did not run, or did not end as asked.
 #[derive(Debug, thiserror::Error)]
 enum DaemonError {
+    #[error("{}", first_line(.0))]
+    Usage(clap::Error),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error("write standard output")]
     WriteOutput(#[source] io::Error),
     #[error(transparent)]
+    Inherit(#[from] InheritError),
+    #[error(transparent)]
     Logging(#[from] LoggingError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
-    Serve(#[from] ServeError),
+    Serve(ServeError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// After it had served.
+    #[error(transparent)]
+    Ended(ServeError),
 }
 
 impl DaemonError {
-    /// 78 is EX_CONFIG of sysexits.h; clap ends with 2 on a command line that it does not understand.
+    /// 78 is EX_CONFIG of sysexits.h.
     fn status(&self) -> u8 {
         match self {
+            Self::Usage(_) => 2,
             Self::Settings(_) => 78,
-            Self::WriteOutput(_) | Self::Logging(_) | Self::Bind(_) | Self::Serve(_) | Self::Control(_) => 1,
+            Self::WriteOutput(_)
+            | Self::Inherit(_)
+            | Self::Logging(_)
+            | Self::Bind(_)
+            | Self::Serve(_)
+            | Self::Control(_)
+            | Self::Ended(_) => 1,
         }
     }
+
+    /// The errno(3) that comes closest.
+    fn errno(&self) -> i32 {
+        match self {
+            Self::Usage(_) => return libc::EINVAL,
+            Self::Bind(BindError::AddressInUse { .. }) => return libc::EADDRINUSE,
+            Self::Bind(BindError::PermissionDenied { .. }) => return libc::EACCES,
+            _ => {}
+        }
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+                return errno;
+            }
+            cause = error.source();
+        }
+        libc::EINVAL
+    }
+
+    /// Whether a service manager starts the daemon again at once, and in vain: for the next datagram when a socket unit
+    /// hands over its sockets, for Restart= unless that makes an exception of the status.
+    fn comes_back(&self, triggered: bool) -> bool {
+        triggered || (systemd::is_there() && self.status() == 1 && !matches!(self, Self::Ended(_)))
+    }
+}
+
+/// clap adds the usage and a hint.
+fn first_line(error: &clap::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Where settings come from, now and on each reload.
@@ -81,26 +127,51 @@ impl Source {
     }
 }
 
+/// The definition of the command line: for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    CommandLine::command()
+}
+
 /// Runs the program; says how it exits.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(&CommandLine::read()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut line = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                line.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            systemd::failed(&error, &line);
-            eprintln!("echo-udpd: {line}");
-            ExitCode::from(error.status())
+    let inherited = Inherited::take();
+    let triggered = inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty());
+    let ran = CommandLine::read().map_err(DaemonError::Usage).and_then(|command_line| run(&command_line, inherited));
+    let error = match ran {
+        Ok(()) => return ExitCode::SUCCESS,
+        // What was asked for: --help, --version.
+        Err(DaemonError::Usage(shown)) if !shown.use_stderr() => shown.exit(),
+        Err(error) => error,
+    };
+    let line = chain(&error);
+    systemd::failed(&line, error.errno());
+    match &error {
+        // Nobody is left to tell when standard error is closed.
+        DaemonError::Usage(usage) => {
+            let _ = usage.print();
         }
+        _ => logging::last_words(&line),
     }
+    if error.comes_back(triggered) {
+        systemd::hold_back();
+    }
+    ExitCode::from(error.status())
 }
 
-fn run(command_line: &CommandLine) -> Result<(), DaemonError> {
+/// The error with its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    line
+}
+
+fn run(command_line: &CommandLine, inherited: Result<Inherited, InheritError>) -> Result<(), DaemonError> {
     let source = command_line.source();
     let settings = source.read()?;
     if command_line.print_config {
@@ -109,31 +180,34 @@ fn run(command_line: &CommandLine) -> Result<(), DaemonError> {
     if command_line.check || command_line.print_config {
         return Ok(());
     }
+    let inherited = inherited?;
     let logging = Logging::start(settings.start().log_target, settings.log.level)?;
     let ran = match settings.reply.protocol {
-        Protocol::Json => serve::<RawJson, RawJsonProtocol>(source, &settings, &logging),
-        Protocol::Raw => serve::<Bytes, BytesProtocol>(source, &settings, &logging),
+        Protocol::Json => serve::<RawJson, RawJsonProtocol>(source, &settings, inherited, &logging),
+        Protocol::Raw => serve::<Bytes, BytesProtocol>(source, &settings, inherited, &logging),
     };
     logging.finish(control::LOG_WRITTEN_WITHIN);
     ran
 }
 
-fn serve<T, P>(source: Source, settings: &Settings, logging: &Logging) -> Result<(), DaemonError>
+fn serve<T, P>(source: Source, settings: &Settings, inherited: Inherited, logging: &Logging) -> Result<(), DaemonError>
 where
     T: EchoPacket + Clone + Send + Sync + 'static,
     P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
 {
     // Signals have their handlers before the service manager hears that we are ready.
     let control = Control::new(source, settings.clone())?;
-    let (server, handler) = start::<T, P>(settings)?;
+    let (server, handler, origin) = start::<T, P>(settings, inherited)?;
     let handle = server.handle().clone();
-    control.run(server, logging, |live| {
+    control.run(server, origin, logging, |live| {
         apply(&handler, live);
         handle.set_policy(&live.policy);
     })
 }
 
-fn start<T, P>(settings: &Settings) -> Result<(BackgroundServer, Arc<EchoRequestHandler<T>>), DaemonError>
+type Started<T> = (BackgroundServer, Arc<EchoRequestHandler<T>>, Origin);
+
+fn start<T, P>(settings: &Settings, inherited: Inherited) -> Result<Started<T>, DaemonError>
 where
     T: EchoPacket + Clone + Send + Sync + 'static,
     P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
@@ -141,18 +215,34 @@ where
     let handler = EchoRequestHandler::new();
     let live = settings.live();
     apply(&handler, &live);
-    let workers = match settings.workers.value() {
-        0 => thread::available_parallelism().map_or(1, NonZero::get),
-        workers => workers as usize,
-    };
+    let Inherited { handed_over, kept, names } = inherited;
     let options = ServerOptions::new()
-        .workers(workers)
+        .workers(settings.worker_threads())
         .policy(live.policy)
         .receive_buffer(settings.receive_buffer_bytes.value() as usize);
-    let options = settings.listen.addresses().iter().fold(options, |options, &address| options.listen(address));
+    let from_units = handed_over.len();
+    let were_kept: Vec<_> = kept.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+    let listen = settings.listen.addresses();
+    let options = if from_units > 0 {
+        handed_over.into_iter().fold(options, ServerOptions::socket)
+    } else {
+        let options = listen.iter().fold(options, |options, &address| options.listen(address));
+        kept.into_iter().fold(options, ServerOptions::left_socket)
+    };
     let server = options.bind(P::default(), handler)?;
+    // A socket unit's are the unit's to keep, and a free port that was taken is not asked for again.
+    let ours = |&(address, _): &(SocketAddr, _)| {
+        from_units == 0 && listen.iter().any(|wanted| wanted.port() == address.port())
+    };
+    sockets::keep(server.sockets().filter(ours), &names);
+    let served = server.local_addresses();
+    let origin = Origin {
+        handed_over: from_units,
+        kept: were_kept.iter().filter(|address| from_units == 0 && served.contains(address)).count(),
+        workers: server.workers(),
+    };
     let handler = Arc::clone(server.handler());
-    Ok((UdpServer::from(server).start()?, handler))
+    Ok((UdpServer::from(server).start().map_err(DaemonError::Serve)?, handler, origin))
 }
 
 /// Puts in force what of the live settings is the handler's.

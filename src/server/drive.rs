@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{ServeError, Served, StopOnDrop, UdpServer};
 use crate::handler::DatagramRequestHandler;
+use crate::message;
 use crate::protocol::DatagramProtocol;
 
 /// The pause before a runtime is made anew: the first, and the longest.
@@ -55,7 +56,10 @@ where
             if self.shared.closing.load(Relaxed) {
                 return Ok(());
             }
-            tracing::error!("a worker could not go on ({failure}), starting it anew");
+            tracing::error!(
+                message_id = message::WORKER_RESTARTED,
+                "a worker could not go on ({failure}), starting it anew"
+            );
             thread::sleep(pause);
             pause = longest.min(2 * pause);
         }

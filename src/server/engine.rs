@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::admission::{Admission, Gate};
 use crate::handler::{Client, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, Station};
 use crate::ledger::{Counters, DropReason, Stats};
+use crate::message;
 use crate::pace::Pace;
 use crate::printable::Printable;
 use crate::protocol::DatagramProtocol;
@@ -346,6 +347,7 @@ where
         if self.reports.allow(Instant::now()) {
             let failure = Printable::raw(failure.as_bytes()).limit(512);
             tracing::warn!(
+                message_id = message::HANDLER_FAILED,
                 peer_address = %peer.ip(),
                 peer_port = peer.port(),
                 "the request handler failed for {}: {failure}",

@@ -12,6 +12,7 @@ mod worker;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -28,13 +29,14 @@ use crate::admission::{Admission, Policy};
 use crate::handler::{DatagramRequestHandler, HandlerError};
 use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
-use crate::socket::{self, BindError, BoundSocket, SocketOptions};
+use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
 
 /// What a server listens on, and with how many workers.
 #[derive(Debug)]
 pub struct ServerOptions {
     addresses: Vec<SocketAddr>,
     sockets: Vec<UdpSocket>,
+    left: Vec<UdpSocket>,
     options: SocketOptions,
     policy: Policy,
 }
@@ -49,7 +51,13 @@ impl ServerOptions {
     /// No address yet, one worker, the kernel's default receive buffer, open to everyone.
     #[must_use]
     pub fn new() -> Self {
-        Self { addresses: Vec::new(), sockets: Vec::new(), options: SocketOptions::default(), policy: Policy::open() }
+        Self {
+            addresses: Vec::new(),
+            sockets: Vec::new(),
+            left: Vec::new(),
+            options: SocketOptions::default(),
+            policy: Policy::open(),
+        }
     }
 
     /// Adds an address to listen on; `[::]` answers IPv4 too, port 0 takes a free port.
@@ -59,10 +67,18 @@ impl ServerOptions {
         self
     }
 
-    /// Adds a socket that is bound already; it is served by the first worker.
+    /// Adds a socket that is bound already. Several go to the workers in turn, and a worker without one is not started.
     #[must_use]
     pub fn socket(mut self, socket: UdpSocket) -> Self {
         self.sockets.push(socket);
+        self
+    }
+
+    /// Adds a socket that an earlier run bound: it is used if one of the addresses to [`listen`](Self::listen) on is
+    /// its own, with the datagrams that wait in it, and closed if none is.
+    #[must_use]
+    pub fn left_socket(mut self, socket: UdpSocket) -> Self {
+        self.left.push(socket);
         self
     }
 
@@ -92,15 +108,33 @@ impl ServerOptions {
     /// # Errors
     /// The first socket that could not be had.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
-        let mut workers: Vec<Vec<BoundSocket>> = (0..self.options.sockets).map(|_| Vec::new()).collect();
-        for address in self.addresses {
-            let sockets = socket::bind(address, &self.options)?;
-            workers.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.push(socket));
+        let Self { addresses, sockets, left, options, policy } = self;
+        let targets = addresses.iter().map(|&address| Target::of(address)).collect::<Result<Vec<_>, _>>()?;
+        // What is no longer listened on is closed before anything is bound: it could be in the way.
+        let mut left: Vec<_> =
+            left.into_iter().filter(|socket| targets.iter().any(|target| target.is_of(socket))).collect();
+        let mut groups = Vec::new();
+        for target in targets {
+            let of_target: Vec<_> = left.extract_if(.., |socket| target.is_of(socket)).collect();
+            groups.push(match of_target.is_empty() {
+                true => target.bind(&options)?,
+                false => target.bind_rest(of_target, &options)?,
+            });
         }
-        for socket in self.sockets {
-            workers[0].push(socket::adopt(socket, &self.options)?);
+        groups.push(sockets.into_iter().map(|socket| socket::adopt(socket, &options)).collect::<Result<_, _>>()?);
+        let mut listeners: Vec<Listener> = Vec::new();
+        for bound in groups.iter().flatten() {
+            if listeners.iter().all(|listener| listener.address != bound.address) {
+                listeners.push(bound.into());
+            }
         }
-        Ok(UdpServer::new(workers, &self.policy, protocol, handler))
+        let mut workers: Vec<Vec<BoundSocket>> = (0..options.sockets).map(|_| Vec::new()).collect();
+        for (number, bound) in groups.into_iter().flat_map(|group| group.into_iter().enumerate()) {
+            workers[number % options.sockets].push(bound);
+        }
+        // Sockets that were handed over may be fewer than the workers.
+        workers.retain(|sockets| !sockets.is_empty());
+        Ok(UdpServer::new(listeners, workers, &policy, protocol, handler))
     }
 }
 
@@ -168,8 +202,7 @@ impl<P, H> UdpServer<P, H> {
         ServerOptions::new().socket(socket).bind(protocol, handler)
     }
 
-    fn new(workers: Vec<Vec<BoundSocket>>, policy: &Policy, protocol: P, handler: H) -> Self {
-        let listeners: Vec<_> = workers[0].iter().map(Listener::from).collect();
+    fn new(listeners: Vec<Listener>, workers: Vec<Vec<BoundSocket>>, policy: &Policy, protocol: P, handler: H) -> Self {
         let admission = Admission::new(listeners.iter().map(|listener| listener.address.port()), policy);
         let shared = Arc::new(Shared::new(listeners, admission, workers.iter().map(Vec::len).sum()));
         let serve = |bound: BoundSocket| Served {
@@ -195,6 +228,17 @@ impl<P, H> UdpServer<P, H> {
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.shared.listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// Its sockets, one or more an address.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
+        self.workers.iter().flatten().map(|served| (served.address, served.socket.as_fd()))
+    }
+
+    /// How many workers it has: as many as were asked for, unless there are fewer sockets.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     /// What to ask and stop the server with while it serves; it can be cloned and sent.
@@ -236,8 +280,9 @@ where
 
     /// Starts all workers but the first, whose sockets it returns.
     fn split(&mut self) -> Result<(Vec<Served>, Vec<WorkerEnd>), ServeError> {
-        let here = self.workers.remove(0);
-        let others = std::mem::take(&mut self.workers).into_iter().enumerate();
+        let mut workers = std::mem::take(&mut self.workers).into_iter();
+        let here = workers.next().unwrap_or_default();
+        let others = workers.enumerate();
         let elsewhere =
             others.map(|(number, sockets)| self.spawn_worker(number + 2, sockets)).collect::<Result<_, _>>()?;
         Ok((here, elsewhere))
@@ -296,7 +341,7 @@ where
 impl Served {
     /// The kernel's count is gone with the socket.
     fn remember_kernel_drops(&self) {
-        if let Ok(drops) = socket::kernel_drops(std::os::fd::AsFd::as_fd(&*self.socket)) {
+        if let Ok(drops) = socket::kernel_drops(self.socket.as_fd()) {
             self.counters.set_kernel_drops(drops);
         }
     }

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::engine::Engine;
 use super::handle::Pulse;
 use crate::handler::{Client, HandlerError, Requests};
+use crate::message;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{BATCH, ReceiveBatch, SendBatch, Sent, watch_readable, watch_writable};
 
@@ -86,7 +87,7 @@ impl Input {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    tracing::debug!("receive failed, trying again: {error}");
+                    tracing::debug!(message_id = message::RECEIVE_FAILED, "receive failed, trying again: {error}");
                     break;
                 }
             }

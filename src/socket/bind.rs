@@ -5,9 +5,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::name::canonical;
 
@@ -117,8 +117,90 @@ pub enum BindError {
         source: io::Error,
     },
     /// A socket that was handed over is not a bound UDP socket.
-    #[error("adopt socket")]
-    Adopt(#[source] io::Error),
+    #[error("adopt file descriptor {descriptor}")]
+    Adopt {
+        /// The descriptor's number.
+        descriptor: RawFd,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What an address comes to on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The address that is bound: an IPv4-mapped one is IPv4, and `[::]` is `0.0.0.0` where the host has no IPv6.
+    address: SocketAddr,
+    /// What a socket there answers.
+    families: Families,
+}
+
+impl Target {
+    /// Looks whether this host has the address's family.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn of(address: SocketAddr) -> Result<Self, BindError> {
+        let address = canonical(address);
+        match create(address) {
+            Err(BindError::Create { source, .. })
+                if source.raw_os_error() == Some(libc::EAFNOSUPPORT) && is_ipv6_wildcard(address) =>
+            {
+                let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+                Ok(Self { address, families: Families::Ipv4Only })
+            }
+            created => created.map(|_| Self { address, families: families(address) }),
+        }
+    }
+
+    /// Whether this socket is what [`bind`](Self::bind) would make.
+    #[must_use]
+    pub fn is_of(&self, socket: &UdpSocket) -> bool {
+        let same =
+            |families| families == self.families || (families, self.families) == (Families::Ipv4, Families::Ipv4Only);
+        identify(&SockRef::from(socket)).is_ok_and(|(address, families)| address == self.address && same(families))
+    }
+
+    /// Binds `options.sockets` sockets; port 0 takes a free one, the same for all.
+    ///
+    /// # Errors
+    /// The step that failed, with the address.
+    pub fn bind(self, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
+        let first = prepare(create(self.address)?, self, options, Group::Alone)?;
+        let target = Self { address: first.address, ..self };
+        let sockets = target.complete(vec![first], options)?;
+        if sockets.len() < options.sockets {
+            return Err(BindError::AddressInUse { address: target.address });
+        }
+        Ok(sockets)
+    }
+
+    /// Binds what is missing when an earlier run left some sockets, at least one.
+    ///
+    /// The kernel lets only the user who bound them join; where that is another, those that are left have to do.
+    ///
+    /// # Errors
+    /// The step that failed, with the address.
+    pub fn bind_rest(self, left: Vec<UdpSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
+        let adopt = |socket| adopt(socket, options).map(|bound| BoundSocket { families: self.families, ..bound });
+        self.complete(left.into_iter().map(adopt).collect::<Result<_, _>>()?, options)
+    }
+
+    fn complete(self, mut sockets: Vec<BoundSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
+        if sockets.len() < options.sockets {
+            for bound in &sockets {
+                set(&SockRef::from(&bound.socket), self.address, "SO_REUSEPORT", |socket| socket.set_reuse_port(true))?;
+            }
+        }
+        while sockets.len() < options.sockets {
+            match prepare(create(self.address)?, self, options, Group::Joins) {
+                Ok(bound) => sockets.push(bound),
+                Err(BindError::AddressInUse { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sockets)
+    }
 }
 
 /// Binds `options.sockets` sockets to one address; port 0 takes a free one, the same for all.
@@ -129,47 +211,34 @@ pub enum BindError {
 /// # Errors
 /// The step that failed, with the address.
 pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
-    let address = canonical(address);
-    let (socket, address, families) = match create(address) {
-        Err(BindError::Create { source, .. })
-            if source.raw_os_error() == Some(libc::EAFNOSUPPORT) && is_ipv6_wildcard(address) =>
-        {
-            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            (create(address)?, address, Families::Ipv4Only)
-        }
-        created => (created?, address, families(address)),
-    };
-    let first = prepare(socket, address, families, options, Group::Alone)?;
-    let mut sockets = vec![first];
-    if options.sockets > 1 {
-        let address = sockets[0].address;
-        set(&socket2::SockRef::from(&sockets[0].socket), address, "SO_REUSEPORT", |socket| {
-            socket.set_reuse_port(true)
-        })?;
-        for _ in 1..options.sockets {
-            sockets.push(prepare(create(address)?, address, families, options, Group::Joins)?);
-        }
-    }
-    Ok(sockets)
+    Target::of(address)?.bind(options)
 }
 
-/// Prepares a bound socket that came from elsewhere.
+/// Prepares a bound socket that came from elsewhere. Its receive buffer is enlarged where it can be, and made smaller
+/// only where that gives just what was asked for.
 ///
 /// # Errors
-/// It is not a bound socket of AF_INET or AF_INET6 and SOCK_DGRAM, or refuses an option.
+/// It is not a bound UDP socket, or refuses an option.
 pub fn adopt(socket: UdpSocket, options: &SocketOptions) -> Result<BoundSocket, BindError> {
-    let address = socket.local_addr().map_err(BindError::Adopt)?;
+    let descriptor = socket.as_raw_fd();
     let socket = Socket::from(socket);
-    let kind = socket.r#type().map_err(BindError::Adopt)?;
-    if kind != Type::DGRAM || address.port() == 0 {
-        return Err(BindError::Adopt(io::Error::new(io::ErrorKind::InvalidInput, "not a bound datagram socket")));
-    }
-    let dual = is_ipv6_wildcard(address) && !socket.only_v6().map_err(BindError::Adopt)?;
-    let families = match families(address) {
-        Families::Both if !dual => Families::Ipv6,
-        families => families,
-    };
+    let (address, families) = identify(&socket).map_err(|source| BindError::Adopt { descriptor, source })?;
+    free_bind(&socket, address, false)?;
     finish(socket, address, families, options)
+}
+
+/// Where a socket is bound, and what it answers.
+fn identify(socket: &Socket) -> io::Result<(SocketAddr, Families)> {
+    let refuse = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
+    if socket.r#type()? != Type::DGRAM || socket.protocol()? != Some(Protocol::UDP) {
+        return Err(refuse("not a UDP socket"));
+    }
+    let address = socket.local_addr()?.as_socket().filter(|address| address.port() != 0);
+    let address = address.ok_or_else(|| refuse("not bound to a port"))?;
+    match families(address) {
+        Families::Both if socket.only_v6()? => Ok((address, Families::Ipv6)),
+        families => Ok((address, families)),
+    }
 }
 
 /// Datagrams that the kernel dropped on this socket, for a full buffer or a bad checksum: exact at once, unlike
@@ -213,13 +282,8 @@ fn create(address: SocketAddr) -> Result<Socket, BindError> {
         .map_err(|source| BindError::Create { address, source })
 }
 
-fn prepare(
-    socket: Socket,
-    address: SocketAddr,
-    families: Families,
-    options: &SocketOptions,
-    group: Group,
-) -> Result<BoundSocket, BindError> {
+fn prepare(socket: Socket, target: Target, options: &SocketOptions, group: Group) -> Result<BoundSocket, BindError> {
+    let Target { address, families } = target;
     if families.ipv6_socket() {
         set(&socket, address, "IPV6_V6ONLY", |socket| socket.set_only_v6(families != Families::Both))?;
     }
@@ -262,18 +326,34 @@ fn finish(
         }
     }
     if let Some(bytes) = options.receive_buffer {
-        let value = i32::try_from(bytes).unwrap_or(i32::MAX);
-        let forced = set_integer(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value);
-        if forced.is_err() {
-            set(&socket, address, "SO_RCVBUF", |socket| socket.set_recv_buffer_size(bytes))?;
-        }
+        size_receive_buffer(&socket, address, bytes)?;
     }
     let read = |source| BindError::Bind { address, source };
-    // The kernel doubles what it grants, for its own book-keeping (socket(7)).
-    let receive_buffer = socket.recv_buffer_size().map_err(read)? / 2;
+    let receive_buffer = granted(&socket).map_err(read)?;
     let socket = UdpSocket::from(socket);
     let address = socket.local_addr().map_err(read)?;
     Ok(BoundSocket { socket, address, families, receive_buffer })
+}
+
+/// Asks for a receive buffer of this size; keeps a larger one that only a privileged process could give back.
+fn size_receive_buffer(socket: &Socket, address: SocketAddr, bytes: usize) -> Result<(), BindError> {
+    let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+    if set_integer(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value).is_ok() {
+        return Ok(());
+    }
+    set(socket, address, "SO_RCVBUF", |socket| {
+        // The service manager may have given more than net.core.rmem_max lets us ask for: another socket shows how much
+        // that is. /proc/sys is invisible in a sandbox.
+        let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
+        probe.set_recv_buffer_size(bytes)?;
+        let grantable = granted(&probe)?;
+        if grantable == bytes || grantable > granted(socket)? { socket.set_recv_buffer_size(bytes) } else { Ok(()) }
+    })
+}
+
+/// The receive buffer in bytes as they are asked for: the kernel doubles them, for its own book-keeping (socket(7)).
+fn granted(socket: &Socket) -> io::Result<usize> {
+    Ok(socket.recv_buffer_size()? / 2)
 }
 
 type IntegerOption = (&'static str, i32, i32, i32);

@@ -15,7 +15,7 @@ mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use bind::{BindError, BoundSocket, Families, SocketOptions, adopt, bind, kernel_drops};
+pub use bind::{BindError, BoundSocket, Families, SocketOptions, Target, adopt, bind, kernel_drops};
 use bytes::Bytes;
 pub use control::PacketInfo;
 pub use receive::ReceiveBatch;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::harness::{
     Daemon, DaemonCommand, Finished, ask, connected, has_program, is_root, is_silent, need, run, temporary_file,
+    wait_for,
 };
 
 fn echo_udpd(words: &[&str]) -> Finished {
@@ -243,8 +244,8 @@ fn the_systemd_protocol_says_ready_reloading_stopping_and_status() {
     assert!(ready.contains("READY=1") && ready.contains("; reload failed: ") && ready.contains("workers"), "{ready}");
 
     assert_eq!(ask(&connected(daemon.at("127.0.0.1")), b"1"), b"1");
-    let counted = next();
-    assert!(counted.contains("received 1, echoed 1"), "{counted}");
+    // First with a rate, which is none a second later.
+    wait_for("the counters at rest", || next().contains("received 1, echoed 1, ").then_some(()));
     daemon.process.signal("TERM");
     let stopping = next();
     assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
@@ -255,7 +256,20 @@ fn the_systemd_protocol_says_ready_reloading_stopping_and_status() {
     let (mut command, _) = DaemonCommand::default().wrapped(&wrapper).listen(&address).command();
     assert_eq!(run(&mut command).code(), Some(1));
     let failed = next();
-    assert!(failed.starts_with(&format!("STATUS=bind {address}: address in use")), "{failed}");
+    assert_eq!(failed, format!("STATUS=bind {address}: address in use\nERRNO={}\n", libc::EADDRINUSE));
+    let bad = temporary_file("bad.toml", "workers = 'many'");
+    assert_eq!(
+        run(Command::new("env").args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_echo-udpd")).arg("-c").arg(&bad)).code(),
+        Some(78)
+    );
+    let failed = next();
+    assert!(failed.starts_with(&format!("STATUS={}:1:11: workers: ", bad.display())), "{failed}");
+    assert!(failed.ends_with(&format!("\nERRNO={}\n", libc::EINVAL)), "{failed}");
+    assert_eq!(
+        run(Command::new("env").args(&wrapper[1..]).args([env!("CARGO_BIN_EXE_echo-udpd"), "--nonsense"])).code(),
+        Some(2)
+    );
+    assert_eq!(next(), format!("STATUS=error: unexpected argument '--nonsense' found\nERRNO={}\n", libc::EINVAL));
 }
 
 #[test]

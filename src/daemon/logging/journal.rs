@@ -6,17 +6,21 @@
 use std::fmt::{self, Write};
 use std::io;
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::message;
+use super::IDENTIFIER;
 use super::queue::{Queue, Sink};
+use crate::message;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
-const IDENTIFIER: &str = "echo-udpd";
+
+/// How long a process that ends waits for journald.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// journald, as the writer's thread sees it.
 pub(super) struct Journal(UnixDatagram);
@@ -40,6 +44,16 @@ impl Sink for Journal {
         entry.field("LOG_DROPPED", &count.to_string());
         entry.0
     }
+}
+
+/// Writes one error at once, past the queue.
+pub(super) fn write_error(message_id: &str, line: &str) -> io::Result<()> {
+    let mut journal = Journal::open()?;
+    journal.0.set_write_timeout(Some(LAST_WORDS_WITHIN))?;
+    let mut entry = Entry::new(&Level::ERROR);
+    entry.field("MESSAGE", line);
+    entry.field("MESSAGE_ID", message_id);
+    journal.write(&entry.0)
 }
 
 /// Turns events into entries, with the fields of the event as fields of the entry.

@@ -20,24 +20,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::queue::Queue;
 use super::settings::{LogLevel, LogTarget};
+use crate::message;
 use crate::printable::Printable;
 
-/// MESSAGE_ID of each kind of line but the request's; the catalog explains them to the operator.
-pub(super) mod message {
-    pub(crate) const LISTENING: &str = "6649fdb20627458d8b424d4fa2d6702a";
-    pub(crate) const NO_IPV6: &str = "e47fcc2d623844649cf412eab95debd2";
-    pub(crate) const RECEIVE_BUFFER_SMALL: &str = "90d9dee8f7704e7d9ae7a545d0acd053";
-    pub(crate) const RELOADED: &str = "1a3e8d3712f543deb6b6c510b092a51f";
-    pub(crate) const RELOAD_FAILED: &str = "b357635c1a2345098102fef0bedd6990";
-    pub(crate) const NEEDS_RESTART: &str = "d66272cd96ea4cb09b65534a33af4608";
-    pub(crate) const STOPPED: &str = "2f3c4b405a51431f9e5e6c3ef13435c0";
-    pub(crate) const COUNTERS: &str = "e3e5d038bf75476ba317f9cd8819bee6";
-    pub(crate) const REQUESTS_NOT_LOGGED: &str = "228521473667417690c407eac305e466";
-    pub(crate) const LIMITED: &str = "b01b670d95c84f8c8fb7a3811d068127";
-    pub(crate) const EXEMPT: &str = "a8133191f9264761b5f3e85dd2e3d07a";
-    pub(crate) const PANIC: &str = "5cb3f93ab8a44125ae9995f3ac1ebf42";
-    pub(crate) const LINES_LOST: &str = "6ee51d93705b4225bfaddb49d27ae58e";
-}
+const IDENTIFIER: &str = "echo-udpd";
 
 /// The log of this process.
 pub(super) struct Logging {
@@ -101,6 +87,13 @@ impl Logging {
     /// Waits until what was logged is written, but not longer than this.
     pub(super) fn finish(&self, within: Duration) {
         self.queue.flush(within);
+    }
+}
+
+/// Says why the process ends, log or no log: to journald when standard error is connected to it, else there.
+pub(super) fn last_words(line: &str) {
+    if !stderr_is_the_journal() || journal::write_error(message::FAILED, line).is_err() {
+        eprintln!("{IDENTIFIER}: {line}");
     }
 }
 

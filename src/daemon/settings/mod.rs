@@ -7,7 +7,9 @@
 mod values;
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -208,6 +210,15 @@ impl Settings {
                 max_payload: self.log.max_payload_bytes.value() as usize,
             },
             policy: self.policy(),
+        }
+    }
+
+    /// How many threads serve: one per CPU where `workers` is 0.
+    #[must_use]
+    pub fn worker_threads(&self) -> usize {
+        match self.workers.value() {
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            workers => workers as usize,
         }
     }
 

@@ -1,12 +1,21 @@
-//! What the service manager hears: sd_notify(3), through the socket that `NOTIFY_SOCKET` names.
+//! What the service manager hears, through the socket that `NOTIFY_SOCKET` names (sd_notify(3)), and the sockets that it
+//! hands over or keeps ([`sockets`]).
 //!
 //! Without a service manager nothing is sent. No byte of a stranger ever goes into a status line.
 
-use std::error::Error;
+pub(super) mod sockets;
+
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+use crate::message;
+
+/// systemd starts a service at once for each datagram that waits in a socket unit's socket: neither RestartSec= nor
+/// RestartPreventExitStatus= has a say in it.
+const HOLD_BACK: Duration = Duration::from_secs(2);
 
 /// The status line, sent again only when it changed.
 #[derive(Debug, Default)]
@@ -32,7 +41,7 @@ impl ServiceManager {
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => send(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::debug!("the service manager is not told of the reload: {error}"),
+            Err(error) => untold("a reload", &error),
         }
     }
 
@@ -52,22 +61,29 @@ pub(super) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
-/// Says why the service could not start, with the errno where there is one.
-pub(super) fn failed(error: &(dyn Error + 'static), line: &str) {
-    let mut states = vec![NotifyState::Status(line)];
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            states.push(NotifyState::Errno(errno.unsigned_abs()));
-            break;
-        }
-        cause = error.source();
-    }
-    send(&states);
+/// Says why the service could not start.
+pub(super) fn failed(line: &str, errno: i32) {
+    // A newline would begin another variable.
+    let line = line.lines().next().unwrap_or_default();
+    send(&[NotifyState::Status(line), NotifyState::Errno(errno.unsigned_abs())]);
+}
+
+/// Waits before the process ends, so that one that cannot start is not started a thousand times a second.
+pub(super) fn hold_back() {
+    thread::sleep(HOLD_BACK);
+}
+
+/// Whether somebody would hear.
+pub(super) fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("the service manager was not told {states:?}: {error}");
+        untold(&format!("{states:?}"), &error);
     }
+}
+
+fn untold(what: &str, error: &io::Error) {
+    tracing::debug!(message_id = message::UNTOLD, "the service manager was not told of {what}: {error}");
 }

@@ -1,0 +1,58 @@
+//! What identifies a kind of event: the field `message_id` of every event but those of requests.
+//!
+//! In the journal it is MESSAGE_ID (systemd.journal-fields(7)); the catalog `packaging/systemd/echo-udpd.catalog` says for
+//! each what it means and what to do. Requests have the target [`RequestLog::TARGET`](crate::handler::RequestLog::TARGET).
+
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident = $id:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $id;)*
+
+        /// All of them.
+        pub const ALL: &[&str] = &[$($name),*];
+    };
+}
+
+messages! {
+    /// The daemon listens on an address.
+    LISTENING = "6649fdb20627458d8b424d4fa2d6702a";
+    /// A socket was not bound but handed over by a socket unit, or kept by the service manager.
+    INHERITED = "3ee61f4a07c54796b7424a24ba255b9c";
+    /// The sockets that were handed over are not those of the settings.
+    LISTEN_IGNORED = "f6c43bd46de845f99ae4ff2c0075d846";
+    /// There are fewer sockets than workers.
+    FEWER_WORKERS = "b4d9e31f59d44964b1212f5a2c6a118e";
+    /// The host has no IPv6.
+    NO_IPV6 = "e47fcc2d623844649cf412eab95debd2";
+    /// The kernel granted a smaller receive buffer than the settings ask for.
+    RECEIVE_BUFFER_SMALL = "90d9dee8f7704e7d9ae7a545d0acd053";
+    /// The daemon could not start, or ended by an error.
+    FAILED = "2d43fbe711324bb7b24a2f4678743c6d";
+    /// The settings were read again and are in force.
+    RELOADED = "1a3e8d3712f543deb6b6c510b092a51f";
+    /// The settings could not be read again.
+    RELOAD_FAILED = "b357635c1a2345098102fef0bedd6990";
+    /// Settings changed that take effect at the next start.
+    NEEDS_RESTART = "d66272cd96ea4cb09b65534a33af4608";
+    /// The daemon stopped as asked.
+    STOPPED = "2f3c4b405a51431f9e5e6c3ef13435c0";
+    /// All counters, as SIGUSR1 asks for them.
+    COUNTERS = "e3e5d038bf75476ba317f9cd8819bee6";
+    /// Requests beyond the rate of the log.
+    REQUESTS_NOT_LOGGED = "228521473667417690c407eac305e466";
+    /// A source is over its rate.
+    LIMITED = "b01b670d95c84f8c8fb7a3811d068127";
+    /// Sources are exempt from the rate limit.
+    EXEMPT = "a8133191f9264761b5f3e85dd2e3d07a";
+    /// A thread panicked.
+    PANIC = "5cb3f93ab8a44125ae9995f3ac1ebf42";
+    /// Lines of the log were lost.
+    LINES_LOST = "6ee51d93705b4225bfaddb49d27ae58e";
+    /// A request handler failed.
+    HANDLER_FAILED = "2e2556f7682548dc8f54d83e832785af";
+    /// A worker was started anew.
+    WORKER_RESTARTED = "9ae0c32e73044b8093051f9e17f2c0c6";
+    /// A socket could not be received from.
+    RECEIVE_FAILED = "9297e72ccacb40f78fe9b84011198823";
+    /// The service manager could not be told of something.
+    UNTOLD = "2eff4c107c4a4fb19e9d6c3ea60ae735";
+}
