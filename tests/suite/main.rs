@@ -18,6 +18,7 @@ mod library_client;
 mod library_server;
 mod log;
 mod netcat;
+mod packaging;
 mod restricted;
 mod spoof;
 mod systemd;

@@ -1,0 +1,127 @@
+//! What the package ships besides the programs says what the programs do.
+//!
+//! `ECHO_UDPD_WRITE=1 cargo test --test suite packaging` writes anew what is generated.
+
+mod generated;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use echo_udpd::{cli, daemon, message};
+
+use crate::harness::{has_program, need, run};
+
+fn packaging(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Holds a file against what it should be, or writes it when asked to.
+fn assert_current(path: &str, expected: &str) {
+    let path = packaging(path);
+    if std::env::var_os("ECHO_UDPD_WRITE").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{} is not current: run ECHO_UDPD_WRITE=1 cargo test --test suite packaging, and look at the difference",
+        path.display()
+    );
+}
+
+const PAGES: [&str; 3] = ["man/echo-udp.1", "man/echo-udpd.8", "man/echo-udpd.toml.5"];
+
+#[test]
+fn man_pages_are_those_of_this_version_with_its_options_and_settings() {
+    for page in PAGES {
+        let text = read(&packaging(page));
+        let version = format!("\"echo\\-udpd {}\"", env!("CARGO_PKG_VERSION"));
+        assert!(text.lines().next().unwrap().contains(&version), "{page} is not of version {version}");
+        assert_current(page, &generated::fill_in(&text));
+    }
+}
+
+#[test]
+fn man_pages_are_well_formed() {
+    need!(has_program("mandoc"), "mandoc");
+    for page in PAGES {
+        let found = run(Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(packaging(page)));
+        assert_eq!((found.code(), &*found.out), (Some(0), ""), "{page}");
+    }
+}
+
+#[test]
+fn man_pages_explain_every_setting_and_option() {
+    let settings: toml::Table = daemon::settings::Settings::default().to_string().parse().unwrap();
+    let page = read(&packaging(PAGES[2]));
+    let keys = settings.iter().flat_map(|(name, value)| match value {
+        toml::Value::Table(table) => table.keys().cloned().collect(),
+        _ => vec![name.clone()],
+    });
+    for key in keys {
+        assert!(page.contains(&format!("\\fB{}\\fR", key.replace('-', "\\-"))), "{key} is not in {}", PAGES[2]);
+    }
+}
+
+#[test]
+fn completions_are_current() {
+    for (name, command) in [("echo-udpd", daemon::command_line()), ("echo-udp", cli::command_line())] {
+        for shell in generated::SHELLS {
+            let (file, text) = generated::completion(shell, command.clone(), name);
+            assert_current(&format!("completions/{file}"), &text);
+        }
+    }
+}
+
+/// What bash offers for the last of these words.
+fn complete_in_bash(words: &[&str]) -> String {
+    let script = r#"
+        . "$0"
+        function=$(complete -p "$1" | sed 's/.*-F \([^ ]*\).*/\1/')
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+        "$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let file = packaging("completions").join(words[0]);
+    run(Command::new("bash").args(["-c", script]).arg(file).args(words)).success()
+}
+
+#[test]
+fn completions_complete() {
+    need!(has_program("bash"), "bash");
+    assert_eq!(complete_in_bash(&["echo-udpd", "--pr"]), "--print-config\n");
+    assert_eq!(complete_in_bash(&["echo-udp", "se"]), "send\n");
+    assert_eq!(complete_in_bash(&["echo-udp", "send", "--ho"]), "--host\n");
+    need!(has_program("fish"), "fish");
+    let script = format!("source {}; complete -C 'echo-udpd --pr'", packaging("completions/echo-udpd.fish").display());
+    let offered = run(Command::new("fish").args(["-c", &script])).success();
+    assert!(offered.starts_with("--print-config\t"), "{offered}");
+}
+
+#[test]
+fn completions_are_well_formed() {
+    for (shell, files) in [("zsh", ["_echo-udpd", "_echo-udp"]), ("fish", ["echo-udpd.fish", "echo-udp.fish"])] {
+        need!(has_program(shell), "{shell}");
+        for file in files {
+            run(Command::new(shell).arg("-n").arg(packaging("completions").join(file))).success();
+        }
+    }
+}
+
+#[test]
+fn every_message_has_an_entry_in_the_catalog_and_no_other_is_there() {
+    let catalog = read(&packaging("systemd/echo-udpd.catalog"));
+    let entries: BTreeSet<&str> =
+        catalog.lines().filter_map(|line| line.strip_prefix("-- ")?.split(' ').next()).collect();
+    assert_eq!(entries, message::ALL.iter().copied().collect());
+    for entry in catalog.split("\n-- ").skip(1) {
+        let (header, text) = entry.split_once("\n\n").unwrap();
+        assert!(header.contains("Subject: ") && header.contains("Defined-By: echo-udpd"), "{entry}");
+        assert!(text.trim().len() > 40, "tell the operator what to do: {entry}");
+    }
+}
