@@ -1,149 +1,425 @@
-//! The unit on a booted systemd, in containers of Debian 12 and 13.
-//!
-//! `ECHO_UDPD_ROOTS` names a folder with the root folders `bookworm` and `trixie`, made by mmdebstrap; they are not
-//! written to.
+//! The package on a booted systemd, in containers of Debian 12 and 13: each proof with the service's own sockets, with
+//! those of the socket unit, and without a network of its own.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use crate::harness::{has_program, is_root, run, skipped, temporary_folder};
+use crate::harness::container::{Container, releases};
+use crate::harness::load::{Outcome, load};
+use crate::harness::{ask, connected, is_silent, receive, wait_for};
 
-/// Root folders that can be booted here. The test is skipped where there are none.
-fn roots() -> Vec<PathBuf> {
-    let folder = std::env::var_os("ECHO_UDPD_ROOTS").map(PathBuf::from).unwrap_or_default();
-    let roots = ["bookworm", "trixie"].map(|release| folder.join(release));
-    if is_root()
-        && has_program("systemd-nspawn")
-        && roots.iter().all(|root| root.join("usr/lib/systemd/systemd").exists())
-    {
-        return roots.into();
-    }
-    skipped("root, systemd-nspawn, and ECHO_UDPD_ROOTS with root folders to boot");
-    Vec::new()
+/// Whose sockets the service answers on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sockets {
+    /// Its own, which the service manager keeps over a restart.
+    Own,
+    /// Those of the socket unit.
+    Unit,
+    /// The same, and the service has no network.
+    UnitOnly,
 }
 
-/// What a script in a container left in its `/results`.
-struct Results(PathBuf);
+const ALL_SOCKETS: [Sockets; 3] = [Sockets::Own, Sockets::Unit, Sockets::UnitOnly];
 
-impl Results {
-    fn of(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.0.join(name));
-        text.unwrap_or_else(|error| panic!("{name}: {error}; {}", self.boot_log()))
-    }
+/// Lets the service have the receive buffer that it asks for, on whatever host this is.
+const BUFFER_GRANTED: &str =
+    "[Service]\nAmbientCapabilities=CAP_NET_ADMIN\nCapabilityBoundingSet=CAP_NET_ADMIN\nPrivateUsers=no";
 
-    fn boot_log(&self) -> String {
-        std::fs::read_to_string(self.0.join("boot")).unwrap_or_default()
-    }
+const ANYWHERE: &str = "[::1]:9000";
+
+fn at(address: &str) -> SocketAddr {
+    address.parse().unwrap()
 }
 
-/// Boots a container in which the daemon and its unit are installed, runs a script there as root, and powers off.
-fn boot(root: &Path, script: &str) -> Results {
-    let folder = temporary_folder();
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let unit = "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /results/script\n\
-                ExecStopPost=/bin/systemctl poweroff\nTimeoutStartSec=120\n";
-    let unit = write("test.service", unit);
-    write("script", script);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", "150", "systemd-nspawn", "--quiet", "--boot", "--volatile=overlay"]);
-    command.args(["--private-network", "--register=no", "--keep-unit", "--console=pipe"]);
-    command.args(["--capability=all", "--system-call-filter=bpf"]);
-    command.arg("-D").arg(root).arg(format!("--machine=echo-{}", folder.file_name().unwrap().display()));
-    command.arg(format!("--bind={}:/results", folder.display()));
-    for (from, to) in [
-        (env!("CARGO_BIN_EXE_echo-udpd").into(), "/usr/bin/echo-udpd"),
-        (env!("CARGO_BIN_EXE_echo-udp").into(), "/usr/bin/echo-udp"),
-        (
-            source.join("packaging/systemd/echo-udpd.service").display().to_string(),
-            "/etc/systemd/system/echo-udpd.service",
-        ),
-        (unit, "/etc/systemd/system/test.service"),
-    ] {
-        command.arg(format!("--bind-ro={from}:{to}"));
+impl Container {
+    fn start_service(&self, sockets: Sockets) {
+        match sockets {
+            Sockets::Own => self.sh("systemctl start echo-udpd"),
+            Sockets::Unit => self.sh("systemctl start echo-udpd.socket"),
+            Sockets::UnitOnly => self.sh(
+                "install -D /usr/share/doc/echo-udpd/examples/socket-only.conf -t /etc/systemd/system/echo-udpd.service.d
+                 systemctl daemon-reload; systemctl start echo-udpd.socket",
+            ),
+        };
     }
-    command.arg("systemd.wants=test.service").env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
-    let booted = run(&mut command);
-    write("boot", &format!("{}\n{}", booted.out, booted.err));
-    Results(folder)
-}
 
-const SCRIPT: &str = r#"
-cd /results
-systemctl start echo-udpd; echo $? > started
-printf '{"a":1}\n' | nc -u -w1 127.0.0.1 9000 > ipv4
-printf '{"a":2}\n' | nc -u -w1 ::1 9000 > ipv6
-echo-udp send --host ::1 Hello world! > client
-for i in $(seq 50); do
-  systemctl status echo-udpd > status
-  grep -q 'received 3' status && break
-  sleep 0.2
-done
-mkdir -p /etc/echo-udpd
-echo "[reply]
-invalid-json = 'maybe'" > /etc/echo-udpd/echo-udpd.toml
-systemctl reload echo-udpd; echo $? > bad-reload
-printf 'nonsense' | nc -u -w1 ::1 9000 > after-bad-reload
-systemctl show -P StatusText echo-udpd > bad-status
-echo "[log]
-level = 'warn'" > /etc/echo-udpd/echo-udpd.toml
-systemctl reload echo-udpd; echo $? > good-reload
-systemd-analyze security --no-pager echo-udpd.service > security
-mkdir -p /run/systemd/system/echo-udpd.service.d
-printf '[Service]\nWatchdogSec=2\n' > /run/systemd/system/echo-udpd.service.d/test.conf
-systemctl daemon-reload; systemctl restart echo-udpd
-sleep 3
-systemctl show -P NRestarts echo-udpd > restarts-before
-kill -STOP $(systemctl show -P MainPID echo-udpd)
-for i in $(seq 30); do
-  printf '[3]' | nc -u -w1 ::1 9000 > after-watchdog
-  grep -q 3 after-watchdog && break
-done
-systemctl show -P NRestarts echo-udpd > restarts-after
-systemctl stop echo-udpd; echo $? > stopped
-systemctl show -P Result -P ExecMainStatus echo-udpd > result
-journalctl -u echo-udpd -o cat > journal
-journalctl -u echo-udpd PEER_ADDRESS=::1 -o cat > of-ipv6
-journalctl -u echo-udpd -o verbose PEER_ADDRESS=127.0.0.1 > verbose
-journalctl -u echo-udpd > plain
-"#;
+    fn stop_service(&self) {
+        self.sh("systemctl stop echo-udpd.socket echo-udpd.service; rm -rf /etc/systemd/system/echo-udpd.service.d
+                 systemctl daemon-reload; journalctl --quiet --rotate --vacuum-time=1us");
+    }
+
+    /// Asks once, until there is an answer.
+    fn is_answered(&self, address: &str, datagram: &str) {
+        let reply = self.inside(|| {
+            let socket = connected(at(address));
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let mut buffer = [0; 1000];
+            wait_for("an answer", || {
+                // Refused while nobody listens.
+                let _ = socket.send(datagram.as_bytes());
+                socket.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+            })
+        });
+        assert_eq!(reply, datagram, "{}", self.release);
+    }
+
+    /// A steady load on the service, while a script runs in the container.
+    fn load(&self, rate: u32, count: usize, script: &str) -> Outcome {
+        self.inside(|| load(at(ANYWHERE), rate, count, || drop(self.sh(script))))
+    }
+
+    fn main_pid(&self) -> u32 {
+        self.property("MainPID").parse().unwrap()
+    }
+}
 
 #[test]
-fn the_unit_starts_answers_logs_reloads_and_stops() {
-    for root in roots() {
-        let results = boot(&root, SCRIPT);
-        let place = root.display();
-        assert_eq!(results.of("started"), "0\n", "{place}: {}", results.boot_log());
-        assert_eq!((&*results.of("ipv4"), &*results.of("ipv6")), ("{\"a\":1}\n", "{\"a\":2}\n"), "{place}");
-        assert_eq!(results.of("client").lines().count(), 2, "{place}");
-        let status = results.of("status");
-        assert!(status.contains("Status: \"listening on [::]:9000 (IPv6 and IPv4); received 3, echoed 3,"), "{status}");
-        let journal = results.of("journal");
-        for line in ["listening on [::]:9000 (IPv6 and IPv4)", "127.0.0.1 sent {\"a\":1}", "::1 sent {\"a\":2}"] {
-            assert!(journal.lines().any(|logged| logged == line), "{place}: {line} is not in {journal}");
+fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        let place = container.release;
+        // Installed, it waits to be asked for.
+        assert_eq!(container.shell("systemctl is-active echo-udpd echo-udpd.socket").out, "inactive\ninactive\n");
+        assert_eq!(container.shell("systemctl is-enabled echo-udpd echo-udpd.socket").out, "disabled\ndisabled\n");
+        container.sh("systemd-analyze verify --man=no /usr/lib/systemd/system/echo-udpd.service");
+        container.sh("systemd-analyze verify --man=no /usr/lib/systemd/system/echo-udpd.socket");
+        for sockets in ALL_SOCKETS {
+            let place = format!("{place}, {sockets:?}");
+            container.start_service(sockets);
+            let ask = |packet: &str, host: &str| container.sh(&format!("printf '{packet}\\n' | nc -u -w1 {host} 9000"));
+            assert_eq!(ask("{\"a\":1}", "127.0.0.1"), "{\"a\":1}\n", "{place}");
+            assert_eq!(ask("{\"a\":2}", "::1"), "{\"a\":2}\n", "{place}");
+            let said = container.sh("echo-udp send --host ::1 Hello world!");
+            let words = "{\"command-line arguments\":[\"Hello\",\"world!\"]}";
+            assert_eq!(said, format!("Sent:     {words}\nReceived: {words}\n"), "{place}");
+
+            let journal = container.journal();
+            for line in ["listening on [::]:9000 (IPv6 and IPv4)", "127.0.0.1 sent {\"a\":1}", "::1 sent {\"a\":2}"] {
+                assert!(journal.lines().any(|logged| logged == line), "{place}: {line} is not in {journal}");
+            }
+            let from_unit = journal.contains("1 socket from a socket unit");
+            assert_eq!(from_unit, sockets != Sockets::Own, "{place}: {journal}");
+            assert_eq!(
+                container.sh("journalctl -q -o cat PEER_ADDRESS=127.0.0.1"),
+                "127.0.0.1 sent {\"a\":1}\n",
+                "{place}"
+            );
+            let fields = container.sh("journalctl -q -o export PEER_ADDRESS=::1 | grep -a =");
+            for field in ["PRIORITY=6", "BYTES=8", "LOCAL_ADDRESS=::1", "LOCAL_PORT=9000", "_TRANSPORT=journal"] {
+                assert!(fields.lines().any(|line| line == field), "{place}: {field} is not in {fields}");
+            }
+            // Its own lines but those of requests are explained.
+            let explained = container.sh("journalctl -q -x -u echo-udpd");
+            assert!(explained.contains("Subject: Listening\n"), "{place}: {explained}");
+            let unexplained = container
+                .sh("journalctl -q -o json _COMM=echo-udpd | grep -v PEER_ADDRESS | grep -vc MESSAGE_ID || true");
+            assert_eq!(unexplained, "0\n", "{place}");
+
+            let status = wait_for("the status line", || {
+                Some(container.sh("systemctl status echo-udpd"))
+                    .filter(|status| status.contains("received 3, echoed 3,"))
+            });
+            assert!(status.contains("Status: \"listening on [::]:9000 (IPv6 and IPv4); received 3,"), "{status}");
+            let most = if sockets == Sockets::UnitOnly { 2 } else { 11 };
+            container.sh(&format!("systemd-analyze security --no-pager --threshold={most} echo-udpd.service"));
+            let resident = container.sh(&format!("grep VmRSS /proc/{}/status", container.main_pid()));
+            let resident: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+            assert!(resident <= 8192, "{place}: {resident} KiB");
+
+            // Stopped for good, the port is closed.
+            container.sh("systemctl stop echo-udpd.socket echo-udpd");
+            assert_eq!(container.property("Result"), "success", "{place}");
+            assert_eq!(container.property("ExecMainStatus"), "0", "{place}");
+            let refused = container.inside(|| {
+                let socket = connected(at(ANYWHERE));
+                socket.send(b"1").unwrap();
+                socket.recv(&mut [0; 10]).unwrap_err().kind()
+            });
+            assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "{place}");
+            container.stop_service();
         }
-        assert_eq!(results.of("of-ipv6").lines().next(), Some("::1 sent {\"a\":2}"), "{place}");
-        let verbose = results.of("verbose");
-        for field in ["PRIORITY=6", "BYTES=8", "LOCAL_ADDRESS=127.0.0.1", "LOCAL_PORT=9000", "_TRANSPORT=journal"] {
-            assert!(verbose.contains(field), "{place}: {field} is not in {verbose}");
+    }
+}
+
+#[test]
+fn a_reload_loses_nothing_and_a_bad_one_changes_nothing() {
+    const FILE: &str = "/etc/echo-udpd/echo-udpd.toml";
+    const BAD: &str = "[reply]\ninvalid-json = \"maybe\"";
+    for release in releases() {
+        let container = Container::boot(&release);
+        for sockets in ALL_SOCKETS {
+            let place = format!("{}, {sockets:?}", container.release);
+            container.sh(&format!("echo > {FILE}"));
+            container.start_service(sockets);
+            container.is_answered(ANYWHERE, "1");
+            let under_load = container.load(1000, 5000, &format!(
+                "printf '[reply]\\ninvalid-json = \"ignore\"\\n' > {FILE}; for i in 1 2 3; do systemctl reload echo-udpd; done"
+            ));
+            assert_eq!((under_load.lost, under_load.sent), (0, 5000), "{place}: {}", container.journal());
+            container.wait_for_line("settings reloaded");
+            let not_answered = || {
+                container.inside(|| {
+                    let socket = connected(at(ANYWHERE));
+                    socket.send(b"nonsense").unwrap();
+                    assert_eq!(ask(&socket, b"2"), b"2");
+                    is_silent(&socket)
+                })
+            };
+            assert!(not_answered(), "{place}: the new setting is in force");
+
+            container.write(FILE, BAD);
+            let failed = container.shell("systemctl reload echo-udpd");
+            assert_ne!(failed.code(), Some(0), "{place}");
+            let status = wait_for("the status of a failed reload", || {
+                Some(container.property("StatusText")).filter(|status| status.contains("reload failed"))
+            });
+            assert!(status.contains(&format!("reload failed: {FILE}:2:16: reply.invalid-json")), "{place}: {status}");
+            assert!(not_answered(), "{place}: the old settings stay");
+            container.sh(&format!("echo > {FILE}; systemctl reload echo-udpd"));
+            wait_for("the status of a good reload", || {
+                Some(container.property("StatusText")).filter(|status| !status.contains("reload failed"))
+            });
+            container.stop_service();
         }
-        assert_ne!(results.of("bad-reload"), "0\n", "{place}");
-        assert!(results.of("after-bad-reload").contains("parse_error"), "{place}: the old settings stay");
-        let status = results.of("bad-status");
-        assert!(status.contains("reload failed: /etc/echo-udpd/echo-udpd.toml:2:16: reply.invalid-json"), "{status}");
-        assert_eq!(results.of("good-reload"), "0\n", "{place}");
-        let exposure = results.of("security");
-        let level = exposure.split("Overall exposure level for echo-udpd.service: ").nth(1).unwrap();
-        let level: f64 = level.split(' ').next().unwrap().parse().unwrap();
-        assert!(level <= 1.1, "{place}: {exposure}");
-        // Answering, it is left alone; standing still, it is killed and comes back.
-        assert_eq!((&*results.of("restarts-before"), &*results.of("restarts-after")), ("0\n", "1\n"), "{place}");
-        assert_eq!(results.of("after-watchdog"), "[3]", "{place}");
-        assert_eq!(results.of("stopped"), "0\n", "{place}");
-        assert_eq!(results.of("result"), "success\n0\n", "{place}");
+    }
+}
+
+#[test]
+fn systemd_itself_may_reload_it_with_notify_reload() {
+    // On 252 the type does not exist.
+    for release in releases().into_iter().filter(|release| release.name != "bookworm") {
+        let container = Container::boot(&release);
+        container.drop_in("notify", "[Service]\nType=notify-reload\nExecReload=");
+        container.sh("systemctl start echo-udpd");
+        container.write("/etc/echo-udpd/echo-udpd.toml", "[log]\nlevel = \"debug\"");
+        container.sh("systemctl reload echo-udpd");
+        container.wait_for_line("settings reloaded");
+        assert_eq!(container.property("ActiveState"), "active");
+        // It returns once the daemon has judged the file.
+        container.write("/etc/echo-udpd/echo-udpd.toml", "workers = true");
+        container.sh("systemctl reload echo-udpd");
+        assert!(container.property("StatusText").contains("reload failed"));
+        container.is_answered(ANYWHERE, "1");
+    }
+}
+
+#[test]
+fn restart_upgrade_and_crash_lose_nothing_but_a_batch() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        for sockets in ALL_SOCKETS {
+            let place = format!("{}, {sockets:?}", container.release);
+            if sockets == Sockets::Own {
+                container.drop_in("buffer", BUFFER_GRANTED);
+            }
+            container.start_service(sockets);
+            container.is_answered(ANYWHERE, "1");
+            assert!(
+                container.journal().contains("receive buffer of [::]:9000: 8388608 bytes"),
+                "{}",
+                container.journal()
+            );
+            let nothing_lost = |rate, count, script: &str| {
+                let pid = container.main_pid();
+                let outcome = container.load(rate, count, script);
+                assert_eq!(outcome.lost, 0, "{place}: {script} at {rate}/s: {}", container.journal());
+                assert_ne!(container.main_pid(), pid, "{place}: {script}");
+            };
+            nothing_lost(1000, 4000, "systemctl restart echo-udpd");
+            nothing_lost(5000, 10000, "systemctl restart echo-udpd");
+            nothing_lost(1000, 4000, "dpkg -i /packages/later.deb");
+            container.sh("dpkg -i /packages/now.deb");
+            let restarts: u32 = container.property("NRestarts").parse().unwrap();
+            let crash = container.load(1000, 4000, "kill -KILL $(systemctl show -P MainPID echo-udpd)");
+            assert!(crash.lost <= 64, "{place}: {crash:?}");
+            assert_eq!(container.property("NRestarts"), (restarts + 1).to_string(), "{place}");
+            if sockets == Sockets::Own {
+                container.wait_for_line("1 socket of the last run, with the datagrams that waited");
+            }
+            container.stop_service();
+        }
+    }
+}
+
+#[test]
+fn a_service_that_stands_still_is_killed_and_answers_again() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        for sockets in ALL_SOCKETS {
+            let place = format!("{}, {sockets:?}", container.release);
+            container.start_service(sockets);
+            container.drop_in("watchdog", "[Service]\nWatchdogSec=2");
+            container.sh("systemctl restart echo-udpd");
+            container.is_answered(ANYWHERE, "1");
+            // Answering, it is left alone.
+            let quiet = container.load(100, 250, "true");
+            assert_eq!((quiet.lost, &*container.property("NRestarts")), (0, "0"), "{place}");
+            let stopped = container.load(
+                100,
+                100,
+                "kill -STOP $(systemctl show -P MainPID echo-udpd)
+                while [ $(systemctl show -P NRestarts echo-udpd) = 0 ]; do sleep 0.1; done",
+            );
+            assert!(stopped.lost <= 64, "{place}: {stopped:?}");
+            container.is_answered(ANYWHERE, "2");
+            assert_eq!(container.property("NRestarts"), "1", "{place}");
+            container.stop_service();
+        }
+    }
+}
+
+#[test]
+fn port_and_workers_change_with_a_restart_and_the_old_port_is_closed() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        container.sh("systemctl start echo-udpd");
+        container.is_answered("127.0.0.1:9000", "1");
+        for (port, workers) in [(9001, 2), (9002, 1), (9002, 3), (9002, 1)] {
+            let place = format!("{}, port {port}, {workers} workers", container.release);
+            container.write(
+                "/etc/echo-udpd/echo-udpd.toml",
+                &format!("workers = {workers}\nlisten = [\"[::]:{port}\", \"127.0.0.1:9100\"]"),
+            );
+            container.sh("systemctl restart echo-udpd");
+            for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}"), "127.0.0.1:9100".into()] {
+                container.is_answered(&address, "2");
+            }
+            let threads = container.sh(&format!("cat /proc/{}/task/*/comm", container.main_pid()));
+            assert_eq!(threads.matches("worker-").count(), workers, "{place}: {threads}");
+            let open = container.sh("ss -Hlun | grep -o ':9[0-9]* ' | sort -u");
+            assert_eq!(open, format!(":{port} \n:9100 \n"), "{place}");
+            let kept: usize = container.property("NFileDescriptorStore").parse().unwrap();
+            assert!((2..=6).contains(&kept), "{place}: {kept} sockets kept");
+        }
+        container.sh("systemctl stop echo-udpd");
+        assert_eq!(container.sh("ss -Hlun"), "", "{}", container.release);
+    }
+}
+
+#[test]
+fn an_address_that_appears_after_the_start_is_answered_then() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        container.write("/etc/echo-udpd/echo-udpd.toml", "listen = [\"192.0.2.7:9000\", \"[2001:db8::7]:9000\"]");
+        container.sh("systemctl start echo-udpd");
+        container.wait_for_line("listening on [2001:db8::7]:9000 (IPv6)");
+        container.sh("ip address add 192.0.2.7/32 dev lo; ip address add 2001:db8::7/128 dev lo nodad");
+        container.is_answered("192.0.2.7:9000", "1");
+        container.is_answered("[2001:db8::7]:9000", "2");
+    }
+}
+
+#[test]
+fn a_bad_file_does_not_close_the_socket_unit_and_is_served_once_it_is_mended() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        for sockets in [Sockets::Unit, Sockets::UnitOnly] {
+            let place = format!("{}, {sockets:?}", container.release);
+            container.write("/etc/echo-udpd/echo-udpd.toml", "workers = true");
+            container.start_service(sockets);
+            let waiting = container.inside(|| connected(at("127.0.0.1:9000")));
+            waiting.send(b"[\"waited\"]").unwrap();
+            let starts = || -> Vec<f64> {
+                let lines =
+                    container.sh("journalctl -q -o short-monotonic -u echo-udpd | grep -a 'systemd.*: Starting'");
+                lines.lines().map(|line| line[1..].split(']').next().unwrap().trim().parse().unwrap()).collect()
+            };
+            let times = wait_for("starts for eleven seconds", || {
+                let times = starts();
+                (times.last()? - times.first()? > 11.0).then_some(times)
+            });
+            for start in &times {
+                let within = times.iter().filter(|&time| (*start..start + 10.0).contains(time)).count();
+                assert!(within <= 5, "{place}: {times:?}");
+            }
+            // Both are gone while it is started again.
+            wait_for("the status of a failed start", || {
+                let told =
+                    container.property("StatusText").starts_with("/etc/echo-udpd/echo-udpd.toml:1:11: workers: ");
+                (told && container.property("StatusErrno") == libc::EINVAL.to_string()).then_some(())
+            });
+            let failed = container.sh("journalctl -q -o cat -p err _COMM=echo-udpd");
+            assert!(failed.starts_with("/etc/echo-udpd/echo-udpd.toml:1:11: workers: "), "{place}: {failed}");
+            container.write("/etc/echo-udpd/echo-udpd.toml", "workers = 1");
+            let answered = receive(&waiting);
+            assert_eq!(answered, b"[\"waited\"]", "{place}");
+            container.stop_service();
+        }
+    }
+}
+
+#[test]
+fn a_journald_that_stands_still_delays_no_echo_and_hears_later_what_was_lost() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        for sockets in ALL_SOCKETS {
+            let place = format!("{}, {sockets:?}", container.release);
+            container.write("/etc/echo-udpd/echo-udpd.toml", "[log]\nrequests-per-second = 0");
+            container.start_service(sockets);
+            container.is_answered(ANYWHERE, "1");
+            let with_journald = container.load(2000, 4000, "true");
+            let without = container.load(
+                2000,
+                12_000,
+                "journald=$(systemctl show -P MainPID systemd-journald)
+                kill -STOP $journald; sleep 5; kill -CONT $journald",
+            );
+            assert_eq!((with_journald.lost, without.lost), (0, 0), "{place}");
+            // An echo that waited for journald would wait for seconds.
+            let (before, slowest) = (with_journald.delay(0.99), without.delay(1.0));
+            assert!(slowest < Duration::from_secs(1), "{place}: {slowest:?}, and 99 % within {before:?} before");
+            let line = container.wait_for_line("log lines were lost: journald did not keep up");
+            let lost: u64 = line.split(' ').next().unwrap().parse().unwrap();
+            assert!(lost > 1000, "{place}: {line}");
+            let explained = container.sh("journalctl -q -x -u echo-udpd | grep -a 'dropped: ' | head -n 1");
+            assert!(explained.contains("of them"), "{place}: {explained}");
+            wait_for("the count in the status line", || {
+                container.property("StatusText").contains("log lines lost ").then_some(())
+            });
+            assert!(!container.property("StatusText").contains("log lines lost 0"), "{place}");
+            container.stop_service();
+        }
+    }
+}
+
+#[test]
+fn purged_it_leaves_nothing() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        let place = container.release;
+        let traces = || {
+            container.sh("find / -xdev -name '*echo-ud*' -not -path '/proc/*' -not -path '/packages/*' -not -path '/var/log/*' | sort")
+        };
+        assert!(traces().contains("/usr/bin/echo-udpd\n"));
+        container.sh("systemctl enable --now echo-udpd.socket; systemctl enable echo-udpd");
+        container.is_answered(ANYWHERE, "1");
+        container.sh("apt-get purge --yes echo-udpd");
+        assert_eq!(traces(), "", "{place}");
+        assert_eq!(container.sh("ss -Hlun"), "", "{place}");
+        let units = container.sh("systemctl list-units --all --no-legend 'echo-udpd*'; systemctl list-unit-files --no-legend 'echo-udpd*' || true");
+        assert_eq!(units, "", "{place}");
+        assert_eq!(container.shell("id echo-udpd; getent passwd echo-udpd").out, "", "{place}");
+    }
+}
+
+#[test]
+fn at_rest_it_wakes_for_the_tick_and_the_watchdog_alone() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        container.sh("systemctl start echo-udpd");
+        container.is_answered(ANYWHERE, "1");
+        let pid = container.main_pid();
+        // The status line comes to rest within two ticks.
+        let wakes = || -> u64 {
+            let switches = container.sh(&format!("cat /proc/{pid}/task/*/status | grep ^voluntary"));
+            switches.lines().map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+        };
+        std::thread::sleep(Duration::from_secs(3));
+        let (before, begun) = (wakes(), Instant::now());
+        std::thread::sleep(Duration::from_secs(10));
+        let (after, elapsed) = (wakes(), begun.elapsed().as_secs());
+        // Each watchdog beat wakes the control thread and, for its proof, the worker.
+        let most = elapsed + 2 * (elapsed / 5 + 1) + 1;
+        assert!(after - before <= most, "{}: {} wake-ups in {elapsed} s", container.release, after - before);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -46,17 +47,22 @@ impl Namespace {
 
     /// Runs something with its sockets in this namespace.
     pub(crate) fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}", self.0)).unwrap();
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                // SAFETY: the descriptor is open, and setns changes this thread alone, which ends with the scope.
-                let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
-                assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
-                what()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        within_network_of(Path::new(&format!("/run/netns/{}", self.0)), what)
     }
+}
+
+/// Runs something with its sockets in the namespace that a file stands for.
+pub(crate) fn within_network_of<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(namespace).unwrap();
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: the descriptor is open, and setns changes this thread alone, which ends with the scope.
+            let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+            what()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl Drop for Namespace {

@@ -121,6 +121,18 @@ impl Running {
         }
     }
 
+    /// Whether it ends in time.
+    pub(crate) fn wait_within(&mut self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Finished {
         drop(self.child.stdin.take());

@@ -1,0 +1,94 @@
+//! A steady load: numbered datagrams at a fixed rate, whatever happens to the server, and which of them were answered.
+
+#![allow(unsafe_code, reason = "SO_RCVBUFFORCE has no safe wrapper")]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{DEADLINE, wait_for};
+
+/// How long the last replies may take.
+const LAST_REPLIES_WITHIN: Duration = Duration::from_secs(3);
+
+/// What became of a load.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) sent: usize,
+    pub(crate) lost: usize,
+    /// From a datagram's sending to its reply, sorted.
+    delays: Vec<Duration>,
+}
+
+impl Outcome {
+    /// The delay that this share of the answered datagrams did not exceed.
+    pub(crate) fn delay(&self, share: f64) -> Duration {
+        self.delays[((self.delays.len() - 1) as f64 * share) as usize]
+    }
+}
+
+/// Sends `rate` datagrams a second, at least `count` and until `meanwhile` is done, which begins once an eighth was
+/// answered.
+pub(crate) fn load(server: SocketAddr, rate: u32, count: usize, meanwhile: impl FnOnce() + Send) -> Outcome {
+    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    // A second's replies may come at once.
+    let bytes: i32 = 64 << 20;
+    // SAFETY: the option value is one live i32, and its size is what the kernel is told.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const bytes).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0, "SO_RCVBUFFORCE: {}", std::io::Error::last_os_error());
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let (answered, total, done) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let replies = scope.spawn(|| {
+            let mut replies = Vec::new();
+            let mut buffer = [0; 64];
+            let mut last = Instant::now();
+            let is_over = |last: Instant| total.load(Relaxed) < usize::MAX && last.elapsed() > LAST_REPLIES_WITHIN;
+            while replies.len() < total.load(Relaxed) && !is_over(last) {
+                if let Ok((length, _)) = socket.recv_from(&mut buffer) {
+                    last = Instant::now();
+                    let number: usize = std::str::from_utf8(&buffer[..length]).unwrap().parse().unwrap();
+                    replies.push((number, last));
+                    answered.fetch_add(1, Relaxed);
+                }
+            }
+            replies
+        });
+        scope.spawn(|| {
+            wait_for("the first replies", || (answered.load(Relaxed) >= count / 8).then_some(()));
+            meanwhile();
+            done.store(true, Relaxed);
+        });
+        let begun = Instant::now();
+        let mut sent = Vec::new();
+        while sent.len() < count || !done.load(Relaxed) {
+            assert!(begun.elapsed() < 2 * DEADLINE, "what happens meanwhile takes too long");
+            thread::sleep(
+                (begun + Duration::from_secs(1) / rate * sent.len() as u32).saturating_duration_since(Instant::now()),
+            );
+            let now = Instant::now();
+            // Whether it arrives anywhere is what is measured.
+            let _ = socket.send_to(sent.len().to_string().as_bytes(), server);
+            sent.push(now);
+        }
+        total.store(sent.len(), Relaxed);
+        let replies = replies.join().unwrap();
+        let mut delays: Vec<_> = replies.iter().map(|&(number, at)| at - sent[number]).collect();
+        delays.sort_unstable();
+        let mut numbers: Vec<_> = replies.iter().map(|&(number, _)| number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), replies.len(), "a datagram was answered twice");
+        Outcome { sent: sent.len(), lost: sent.len() - replies.len(), delays }
+    })
+}
