@@ -100,10 +100,15 @@ fn header(bytes: &[u8]) -> Option<(usize, i32, i32)> {
 }
 
 /// `struct in_pktinfo`: interface, local address, destination in the header.
+///
+/// The kernel notes the local address when a datagram arrives, and only on a socket that has asked for it by then: of one
+/// that waited in a socket that was handed over it is 0.0.0.0. A reply then leaves from the destination, which the kernel
+/// refuses should that have been a broadcast.
 fn ipv4_destination(data: &[u8]) -> Option<Destination> {
     let interface = u32::from_ne_bytes(*data.first_chunk()?);
     let local: [u8; 4] = *data.get(4..)?.first_chunk()?;
     let address: [u8; 4] = *data.get(8..)?.first_chunk()?;
+    let local = if local == [0; 4] { address } else { local };
     Some(Destination { address: Ipv4Addr::from(address).into(), local: Ipv4Addr::from(local).into(), interface })
 }
 
@@ -155,6 +160,13 @@ mod tests {
         let info = first.decode(length + more);
         assert_eq!(info.ipv6.unwrap().address, "::ffff:192.0.2.7".parse::<IpAddr>().unwrap());
         assert_eq!(info.ipv4.unwrap().interface, 3);
+    }
+
+    #[test]
+    fn a_local_address_that_the_kernel_did_not_note_is_the_destination() {
+        let mut control = Control::default();
+        let length = control.message(libc::IPPROTO_IP, libc::IP_PKTINFO, &[&[0; 4], &[0; 4], &[192, 0, 2, 7]]);
+        assert_eq!(control.decode(length).ipv4, Some(destination("192.0.2.7", 0)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod client_program;
 mod daemon;
 mod easynetwork;
 mod examples;
+mod inherited;
 mod json;
 mod library_client;
 mod library_server;

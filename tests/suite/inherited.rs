@@ -1,0 +1,259 @@
+//! Sockets that a service manager hands over or kept: from systemd-socket-activate, and from a parent that is wrong.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use echo_udpd::blocking;
+use echo_udpd::handler::EchoRequestHandler;
+use echo_udpd::protocol::BytesProtocol;
+use echo_udpd::server::ServerOptions;
+
+use crate::harness::namespace::Namespace;
+use crate::harness::{DaemonCommand, Finished, Running, ask, connected, has_program, need, temporary_file, wait_for};
+
+/// The daemon behind systemd-socket-activate, once it runs; it starts with the first datagram, which goes to the last.
+fn activated(namespace: &Namespace, listen: &[&str], more: &[&str], settings: &str) -> Running {
+    let file = temporary_file("echo-udpd.toml", settings);
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace.name(), "systemd-socket-activate", "--datagram"]);
+    command.args(listen.iter().map(|address| format!("--listen={address}"))).args(more);
+    command.args([env!("CARGO_BIN_EXE_echo-udpd"), "--config", file.to_str().unwrap()]);
+    let mut process = Running::start(&mut command);
+    process.find_line("that it listens", |line| line.contains(listen.last().unwrap()).then_some(()));
+    process
+}
+
+fn find(process: &mut Running, text: &str) -> String {
+    process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
+}
+
+fn at(address: &str) -> SocketAddr {
+    address.parse().unwrap()
+}
+
+#[test]
+fn sockets_that_are_handed_over_are_served_and_win_over_the_settings() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    let namespace = Namespace::new();
+    let listen = ["127.0.0.1:9001", "[::1]:9002", "[::]:9003"];
+    let mut process = activated(&namespace, &listen, &["--fdname=a:b:c"], "workers = 2");
+    namespace.run(|| {
+        for address in ["[::1]:9003", "127.0.0.1:9003", "127.0.0.1:9001", "[::1]:9002"] {
+            assert_eq!(ask(&connected(at(address)), b"[1]"), b"[1]");
+        }
+    });
+    find(&mut process, "listening on 127.0.0.1:9001 (IPv4)");
+    find(&mut process, "listening on [::1]:9002 (IPv6)");
+    find(&mut process, "listening on [::]:9003 (IPv6 and IPv4)");
+    find(&mut process, "3 sockets from a socket unit");
+    let warned = find(&mut process, "the settings say to listen on");
+    assert!(
+        warned.contains("on [::]:9000, but the socket unit's 127.0.0.1:9001, [::]:9003, [::1]:9002 is served"),
+        "{warned}"
+    );
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+    let names = threads.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("worker-")).count(), 2);
+    process.signal("TERM");
+    assert_eq!(process.finish().code(), Some(0));
+}
+
+#[test]
+fn one_socket_is_served_by_one_worker_and_the_settings_may_agree() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    let namespace = Namespace::new();
+    let mut process = activated(&namespace, &["[::]:9000"], &[], "workers = 4");
+    assert_eq!(namespace.run(|| ask(&connected(at("127.0.0.1:9000")), b"{}")), b"{}");
+    let fewer = find(&mut process, "instead of 4");
+    assert!(fewer.contains("1 worker instead of 4, one for each socket"), "{fewer}");
+    process.signal("TERM");
+    let finished = process.finish();
+    assert!(!finished.err.contains("the settings say to listen"), "{}", finished.err);
+}
+
+#[test]
+fn a_stream_socket_is_refused_and_the_refusal_takes_its_time() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    let namespace = Namespace::new();
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace.name(), "systemd-socket-activate", "--listen=127.0.0.1:9000"]);
+    let mut process = Running::start(command.arg(env!("CARGO_BIN_EXE_echo-udpd")));
+    find(&mut process, "127.0.0.1:9000");
+    let _stream = namespace.run(|| std::net::TcpStream::connect("127.0.0.1:9000").unwrap());
+    let begun = Instant::now();
+    let finished = process.finish();
+    assert_eq!(finished.code(), Some(1), "{finished:?}");
+    assert_eq!(finished.err.lines().last(), Some("echo-udpd: adopt file descriptor 3: not a UDP socket"));
+    // systemd would start it again at once.
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn a_broadcast_that_waited_in_a_socket_without_packet_information_is_not_answered() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    let (server, client) = (Namespace::new(), Namespace::new());
+    server.join(&client);
+    server.ip("address add 192.0.2.1/24 broadcast 192.0.2.255 dev veth0");
+    client.ip("address add 192.0.2.2/24 broadcast 192.0.2.255 dev veth0");
+    let mut process = activated(&server, &["[::]:9000"], &[], "");
+    client.run(|| {
+        let asking = UdpSocket::bind("192.0.2.2:0").unwrap();
+        asking.set_broadcast(true).unwrap();
+        asking.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
+        asking.send_to(b"\"to all\"", "192.0.2.255:9000").unwrap();
+        asking.send_to(b"\"to one\"", "192.0.2.1:9000").unwrap();
+        let mut buffer = [0; 100];
+        let (length, from) = asking.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], from), (&b"\"to one\""[..], at("192.0.2.1:9000")));
+    });
+    process.signal("TERM");
+    find(&mut process, "stopped: received=2 handled=2 echoed=1 ");
+    find(&mut process, " dropped_send=1 ");
+}
+
+/// The daemon with these variables, and this open as descriptor 3; `$$` is its own process number.
+fn with_environment(variables: &str, redirection: &str) -> Finished {
+    let script = format!("{variables} exec {} --listen 127.0.0.1:0 {redirection}", env!("CARGO_BIN_EXE_echo-udpd"));
+    let mut process = Running::start(Command::new("sh").args(["-c", &script]));
+    let ended = process.find_line("whether it serves", |line| {
+        if line.contains("listening on 127.0.0.1:") {
+            Some(false)
+        } else {
+            line.contains("echo-udpd: ").then_some(true)
+        }
+    });
+    if !ended {
+        process.signal("TERM");
+    }
+    process.finish()
+}
+
+#[test]
+fn what_another_process_was_handed_is_left_alone() {
+    for variables in [
+        "LISTEN_PID=1 LISTEN_FDS=1 LISTEN_FDNAMES=a",
+        "LISTEN_PID=$$ LISTEN_FDS=0 LISTEN_FDNAMES=",
+        "LISTEN_FDS=1",
+        "LISTEN_PID=$$",
+    ] {
+        let finished = with_environment(variables, "3</dev/null");
+        assert_eq!(finished.code(), Some(0), "{variables}: {finished:?}");
+    }
+}
+
+#[test]
+fn what_was_handed_over_wrongly_is_told_and_nothing_is_served() {
+    let cases = [
+        ("LISTEN_PID=nobody LISTEN_FDS=1", "", "take over the service manager's sockets: invalid LISTEN_PID"),
+        ("LISTEN_PID=$$ LISTEN_FDS=many", "", "take over the service manager's sockets: invalid LISTEN_FDS"),
+        ("LISTEN_PID=$$ LISTEN_FDS=4294967295", "", "take over the service manager's sockets: fd count overflowed"),
+        (
+            "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=a:b",
+            "3</dev/null",
+            "take over the service manager's sockets: invalid LISTEN_FDNAMES",
+        ),
+        (
+            "LISTEN_PID=$$ LISTEN_FDS=1",
+            "3<&-",
+            "take over the service manager's sockets: Bad file descriptor (os error 9)",
+        ),
+        (
+            "LISTEN_PID=$$ LISTEN_FDS=1",
+            "3</dev/null",
+            "adopt file descriptor 3: Socket operation on non-socket (os error 88)",
+        ),
+    ];
+    std::thread::scope(|scope| {
+        for (variables, redirection, expected) in cases {
+            scope.spawn(move || {
+                let finished = with_environment(variables, redirection);
+                assert_eq!(finished.code(), Some(1), "{variables}: {finished:?}");
+                assert_eq!(finished.err, format!("echo-udpd: {expected}"), "{variables}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_kept_descriptor_that_is_no_socket_of_the_settings_is_closed() {
+    let finished = with_environment("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=kept-x", "3</dev/null");
+    assert_eq!(finished.code(), Some(0), "{finished:?}");
+    assert!(!finished.err.contains("of the last run"), "{finished:?}");
+}
+
+type Server = blocking::UdpServer<BytesProtocol, EchoRequestHandler<Bytes>>;
+
+fn serve(options: ServerOptions) -> blocking::BackgroundServer {
+    let server = options.bind(BytesProtocol::default(), EchoRequestHandler::new()).unwrap();
+    Server::from(server).start().unwrap()
+}
+
+#[test]
+fn what_waited_in_a_socket_of_an_earlier_run_is_answered_and_other_sockets_are_closed() {
+    let kept = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (address, gone_address) = (kept.local_addr().unwrap(), gone.local_addr().unwrap());
+    let client = connected(address);
+    client.send(b"waited").unwrap();
+    let options = ServerOptions::new().workers(3).listen(address).left_socket(gone).left_socket(kept);
+    let server = options.bind(BytesProtocol::default(), EchoRequestHandler::<Bytes>::new()).unwrap();
+    // The others joined it.
+    assert_eq!((server.workers(), server.sockets().count()), (3, 3));
+    assert_eq!(server.local_addresses(), [address]);
+    let server = Server::from(server).start().unwrap();
+    assert_eq!(crate::harness::receive(&client), b"waited");
+    for _ in 0..50 {
+        assert_eq!(ask(&connected(address), b"new"), b"new");
+    }
+    UdpSocket::bind(gone_address).unwrap();
+    drop(server);
+    UdpSocket::bind(address).unwrap();
+}
+
+#[test]
+fn more_sockets_than_workers_are_all_served() {
+    let sockets: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    let server = serve(sockets.into_iter().fold(ServerOptions::new().workers(2), ServerOptions::socket));
+    for &address in &addresses {
+        assert_eq!(ask(&connected(address), b"?"), b"?");
+    }
+    let listeners: Vec<_> = server.handle().listeners().iter().map(|listener| listener.address).collect();
+    assert_eq!(listeners, addresses);
+    let stats = wait_for("the counters", || Some(server.handle().stats()).filter(|stats| stats.echoed == 3));
+    assert_eq!(stats.received, 3);
+}
+
+#[test]
+fn as_many_small_datagrams_wait_as_the_log_says() {
+    let mut daemon = DaemonCommand::default().settings("receive-buffer-bytes = 131072").listen("127.0.0.1:0").start();
+    let line = daemon.wait_for_line("room for some ");
+    let room = line.split("room for some ").nth(1).unwrap().split(' ').next().unwrap();
+    let room: usize = room.parse().unwrap();
+    daemon.process.freeze();
+    let client = connected(daemon.at("127.0.0.1"));
+    (0..2 * room).for_each(|_| assert_eq!(client.send(b"1").unwrap(), 1));
+    daemon.process.signal("CONT");
+    assert_eq!(ask_last(&client), b"\"last\"");
+    let counters = daemon.counters();
+    let waited = counters.of("received") as usize - 1;
+    assert!(waited.abs_diff(room) <= room / 50 + 1, "{waited} waited, {room} were told");
+    assert_eq!(counters.of("kernel_drops") as usize, 2 * room - waited);
+}
+
+/// The reply to one more datagram, past those of others.
+fn ask_last(client: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 100];
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    wait_for("the reply to the last", || {
+        client.send(b"\"last\"").unwrap();
+        while let Ok(length) = client.recv(&mut buffer) {
+            if buffer[..length] == *b"\"last\"" {
+                return Some(buffer[..length].to_vec());
+            }
+        }
+        None
+    })
+}
