@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub enum DropReason {
     /// It, or its packet information, did not fit the buffer (`MSG_TRUNC`, `MSG_CTRUNC`).
     Truncated,
-    /// Its source port is 0 or one that this server listens on: the reply could loop.
+    /// Its source port is 0, one that this server listens on, or one that the policy denies: the reply could loop.
     SourcePort,
     /// Its source address cannot be that of a client.
     SourceAddress,
@@ -29,7 +29,7 @@ pub enum DropReason {
     ErrorLimit,
     /// It is not a packet of the protocol, and the handler does not answer those.
     Invalid,
-    /// Its client's queue was full, or too many handlers were waiting.
+    /// Its client's queue was full; or its handler had to wait, and too many waited already.
     HandlerBusy,
     /// The handler returned an error or panicked.
     HandlerFailed,
@@ -131,7 +131,8 @@ pub struct Stats {
     pub error_replies: u64,
     /// Datagrams that were not answered, by reason.
     pub dropped: Drops,
-    /// Datagrams that the kernel dropped because the receive buffer was full, or for a bad checksum (`SO_MEMINFO`).
+    /// Datagrams that the kernel dropped because the receive buffer was full, or for a bad checksum (`SO_MEMINFO`),
+    /// since the server has the socket.
     pub kernel_drops: u64,
     /// Payload bytes received.
     pub received_bytes: u64,
@@ -202,9 +203,16 @@ pub(crate) struct Counters {
     receive_errors: AtomicU64,
     unlogged: AtomicU64,
     kernel_drops: AtomicU64,
+    /// What the kernel's own count was when this one began.
+    kernel_drops_before: u32,
 }
 
 impl Counters {
+    /// Counters of a socket on which the kernel has dropped this many already.
+    pub(crate) fn beyond(kernel_drops_before: u32) -> Self {
+        Self { kernel_drops_before, ..Self::default() }
+    }
+
     /// Adds what a worker counted in one turn of its loop, and empties it.
     pub(crate) fn publish(&self, turn: &mut Stats) {
         fn add(counter: &AtomicU64, value: u64) {
@@ -238,9 +246,14 @@ impl Counters {
         self.unlogged.fetch_add(1, Relaxed);
     }
 
-    /// Remembers the kernel's own count, which is gone with its socket.
-    pub(crate) fn set_kernel_drops(&self, drops: u64) {
-        self.kernel_drops.store(drops, Relaxed);
+    /// Takes over the kernel's own count, which is gone with its socket and has 32 bits only.
+    pub(crate) fn set_kernel_drops(&self, drops: u32) {
+        let drops = drops.wrapping_sub(self.kernel_drops_before);
+        // Failure: there are no more, or another thread has told of later ones.
+        let _ = self.kernel_drops.fetch_update(Relaxed, Relaxed, |total| {
+            let more = drops.wrapping_sub(total as u32);
+            (1..1 << 31).contains(&more).then(|| total + u64::from(more))
+        });
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
@@ -281,6 +294,18 @@ mod tests {
         assert_eq!(sum.dropped_before_handler(), 1);
         assert_eq!(sum.dropped.total(), 2);
         assert!(sum.to_string().contains("dropped_source_port=1"));
+    }
+
+    #[test]
+    fn the_kernels_drops_are_counted_from_where_they_were_and_past_their_32_bits() {
+        let counters = Counters::beyond(u32::MAX - 5);
+        let told = |drops| {
+            counters.set_kernel_drops(drops);
+            counters.snapshot().kernel_drops
+        };
+        assert_eq!([told(u32::MAX - 5), told(u32::MAX), told(4), told(u32::MAX), told(4)], [0, 5, 10, 10, 10]);
+        assert_eq!(told(4 + (1 << 30)), 10 + (1 << 30));
+        (2..=8).for_each(|step: u32| assert_eq!(told(4u32.wrapping_add(step << 30)), 10 + (u64::from(step) << 30)));
     }
 
     #[test]

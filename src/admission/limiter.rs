@@ -122,8 +122,14 @@ impl Limiter {
 
     /// Spends from an entry; `None` when another worker changed it meanwhile.
     fn spend(slot: &AtomicU64, seen: u64, cost: u32, rate: Rate, now: u32) -> Option<bool> {
-        let ahead = lead(seen, now).max(0).unsigned_abs() + cost;
+        let lead = lead(seen, now).max(0).unsigned_abs();
+        let ahead = lead.min(rate.ahead) + cost;
         if ahead > rate.ahead {
+            if lead > rate.ahead {
+                // It ran up this debt at a slower rate, of before a reload: now it has spent a burst, no more.
+                let spent = entry(fingerprint(seen), now.wrapping_add(rate.ahead));
+                let _ = slot.compare_exchange(seen, spent, Ordering::Relaxed, Ordering::Relaxed);
+            }
             return Some(false);
         }
         let next = entry(fingerprint(seen), now.wrapping_add(ahead));
@@ -201,6 +207,16 @@ mod tests {
             limiter.allow(&key(1), 1, rate, now)
         };
         moments.filter(allow).count() as u64
+    }
+
+    #[test]
+    fn a_source_that_was_over_a_slower_rate_is_let_in_at_the_new_one_at_once() {
+        let limiter = Limiter::new(64);
+        assert_eq!(passed(&limiter, Rate::new(1, 300), std::iter::repeat_n(5, 400)), 300);
+        let faster = Rate::new(200, 400);
+        assert_eq!(passed(&limiter, faster, std::iter::once(5)), 0);
+        let second = passed(&limiter, faster, (1..=1000).map(|step| 5 + step * TICKS / 1000));
+        assert!((199..=200).contains(&second), "{second}");
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct RateLimit {
     pub per_second: u32,
     /// Tokens that it may spend at once: at least [`LARGEST_COST`], and at most what it gains in 300 s.
     pub burst: u32,
-    /// Datagrams of all sources together, each second and at once; 0 = no limit.
+    /// Datagrams of all sources together that have a limit, each second and at once; 0 = no limit.
     pub total_per_second: u32,
     /// Bits of an IPv4 address that make one source.
     pub ipv4_prefix: u8,

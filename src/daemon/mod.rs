@@ -31,7 +31,7 @@ use crate::protocol::{BytesProtocol, DatagramProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
 use crate::server::blocking::{BackgroundServer, UdpServer};
 use crate::server::{ServeError, ServerOptions};
-use crate::socket::BindError;
+use crate::socket::{BindError, kernel_drops};
 
 /// Where the settings are when nobody says otherwise.
 const SETTINGS_FILE: &str = "/etc/echo-udpd/echo-udpd.toml";
@@ -236,7 +236,9 @@ where
     };
     sockets::keep(server.sockets().filter(ours), &names);
     let served = server.local_addresses();
+    let dropped_before = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok()).map(u64::from).sum();
     let origin = Origin {
+        dropped_before,
         handed_over: from_units,
         kept: were_kept.iter().filter(|address| from_units == 0 && served.contains(address)).count(),
         workers: server.workers(),

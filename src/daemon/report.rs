@@ -64,6 +64,8 @@ pub(super) struct Origin {
     pub(super) handed_over: usize,
     /// How many the service manager kept over a restart.
     pub(super) kept: usize,
+    /// What the kernel had dropped on them before.
+    pub(super) dropped_before: u64,
     /// How many workers serve them.
     pub(super) workers: usize,
 }
@@ -116,9 +118,17 @@ pub(super) fn listeners(listeners: &[Listener], wanted: usize) {
 
 /// What of the settings the sockets' origin overrules.
 pub(super) fn origin(origin: Origin, listeners: &[Listener], settings: &Settings) {
-    let Origin { handed_over, kept, workers } = origin;
+    let Origin { handed_over, kept, dropped_before, workers } = origin;
+    let dropped = match dropped_before {
+        0 => String::new(),
+        drops => format!("; the kernel has dropped {drops} so far, for want of room"),
+    };
     if handed_over > 0 {
-        tracing::info!(message_id = message::INHERITED, "{} from a socket unit", plural(handed_over, "socket"));
+        tracing::info!(
+            message_id = message::INHERITED,
+            "{} from a socket unit{dropped}",
+            plural(handed_over, "socket")
+        );
         let served: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
         let listen: BTreeSet<SocketAddr> = settings.listen.addresses().iter().copied().collect();
         if served != listen {
@@ -133,7 +143,7 @@ pub(super) fn origin(origin: Origin, listeners: &[Listener], settings: &Settings
     if kept > 0 {
         tracing::info!(
             message_id = message::INHERITED,
-            "{} of the last run, with the datagrams that waited",
+            "{} of the last run, with the datagrams that waited{dropped}",
             plural(kept, "socket")
         );
     }

@@ -29,8 +29,8 @@ pub(crate) struct Station<P> {
 
 /// Who sent a request, and which of the server's addresses was asked; a reply goes the way back.
 ///
-/// Cheap to clone, and usable from any task or thread while the server runs. Two clients are equal when both their
-/// address and the asked address are. There is no `close`: a datagram peer has no connection that could be closed.
+/// Cheap to clone, and usable from any task or thread while the server runs. Two clients are equal when their address, the
+/// asked address and the interface are. There is no `close`: a datagram peer has no connection that could be closed.
 pub struct Client<P> {
     station: Arc<Station<P>>,
     peer: SocketAddr,
@@ -67,7 +67,7 @@ impl<P> Client<P> {
         self.asked.map_or(0, |asked| asked.interface)
     }
 
-    /// When the datagram that began this call was received.
+    /// When the datagram that began this call was received; when the call began, if it had to wait for an earlier one.
     #[must_use]
     pub fn received(&self) -> Instant {
         self.received
@@ -79,8 +79,9 @@ impl<P> Client<P> {
         self.station.closing.load(Relaxed)
     }
 
-    /// Counts the request as not answered, for this reason.
+    /// Counts the request as not answered, for this reason; one that belongs before the handler is `handler_failed`.
     pub fn drop_request(&self, reason: DropReason) {
+        let reason = if reason.is_before_handler() { DropReason::HandlerFailed } else { reason };
         self.station.counters.count_drop(reason);
     }
 

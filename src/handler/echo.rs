@@ -20,6 +20,11 @@ const INVALID_JSON: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
 /// The same, as a value serializes it: its keys are sorted.
 const INVALID_JSON_SORTED: &str = r#"{"code":"parse_error","error":"Invalid JSON"}"#;
 
+/// The reply of this server, or of one whose packets are of the other type.
+fn is_invalid_json_reply(datagram: &[u8]) -> bool {
+    [INVALID_JSON, INVALID_JSON_SORTED].iter().any(|reply| datagram == reply.as_bytes())
+}
+
 /// Characters of a parse error in a log line.
 const REASON_LENGTH: usize = 256;
 
@@ -42,7 +47,7 @@ impl EchoPacket for RawJson {
     }
 
     fn is_parse_error_reply(datagram: &[u8]) -> bool {
-        datagram == INVALID_JSON.as_bytes()
+        is_invalid_json_reply(datagram)
     }
 
     fn line(&self, limit: usize) -> impl Display {
@@ -56,7 +61,7 @@ impl EchoPacket for Value {
     }
 
     fn is_parse_error_reply(datagram: &[u8]) -> bool {
-        datagram == INVALID_JSON_SORTED.as_bytes()
+        is_invalid_json_reply(datagram)
     }
 
     fn line(&self, limit: usize) -> impl Display {

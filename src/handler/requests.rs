@@ -141,7 +141,7 @@ impl<P> Inbox<P> {
                     self.station.counters.count_handled();
                     Poll::Ready(Some(datagram))
                 }
-                None if state.closed => Poll::Ready(None),
+                None if state.closed || self.station.closing.load(Relaxed) => Poll::Ready(None),
                 None => {
                     state.waker = Some(context.waker().clone());
                     Poll::Pending

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::{ServeError, Served, StopOnDrop, UdpServer};
+use super::{ServeError, Served, Split, StopOnDrop, UdpServer};
 use crate::handler::DatagramRequestHandler;
 use crate::message;
 use crate::protocol::DatagramProtocol;
@@ -31,14 +31,15 @@ where
 {
     /// Serves on this thread until the server is asked to stop.
     pub(super) fn serve_blocking(mut self) -> Result<(), ServeError> {
-        let runtime = runtime().map_err(ServeError::StartWorker)?;
+        // What the handler starts lives on the runtime of the first worker, as long as that does.
+        let mut runtime = runtime().map_err(ServeError::StartWorker)?;
         runtime.block_on(self.handler.start()).map_err(ServeError::StartHandler)?;
         let _stop = StopOnDrop(self.handle());
-        let (here, elsewhere) = self.split()?;
-        let ran = self.drive(&here);
+        let Split { here, elsewhere, started } = self.split();
+        let mut ran = started.and_then(|()| self.drive_on(&mut runtime, &here));
         self.shared.shutdown();
         for ended in elsewhere {
-            ended.blocking_recv().map_err(|_| ServeError::WorkerPanicked)??;
+            ran = ran.and(ended.blocking_recv().unwrap_or(Err(ServeError::WorkerPanicked)));
         }
         runtime.block_on(self.handler.stop());
         ran
@@ -46,9 +47,14 @@ where
 
     /// Runs a worker; only what fails before it ever served is an error.
     pub(super) fn drive(&self, sockets: &[Served]) -> Result<(), ServeError> {
+        self.drive_on(&mut runtime().map_err(ServeError::StartWorker)?, sockets)
+    }
+
+    /// Runs a worker on a runtime, which is replaced when it fails.
+    fn drive_on(&self, current: &mut Runtime, sockets: &[Served]) -> Result<(), ServeError> {
         let [mut pause, longest] = PAUSES;
         loop {
-            let failure = match self.drive_once(sockets) {
+            let failure = match self.drive_once(current, sockets) {
                 Ok(()) => return Ok(()),
                 Err(failure) if sockets.iter().any(|served| !served.begun.load(Relaxed)) => return Err(failure),
                 Err(failure) => failure,
@@ -62,14 +68,16 @@ where
             );
             thread::sleep(pause);
             pause = longest.min(2 * pause);
+            if let Ok(fresh) = runtime() {
+                // A runtime that has failed may fail to end, too.
+                let failed = std::mem::replace(current, fresh);
+                drop(catch_unwind(AssertUnwindSafe(|| drop(failed))));
+            }
         }
     }
 
-    fn drive_once(&self, sockets: &[Served]) -> Result<(), ServeError> {
-        let runtime = runtime().map_err(ServeError::StartWorker)?;
+    fn drive_once(&self, runtime: &Runtime, sockets: &[Served]) -> Result<(), ServeError> {
         let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run_worker(sockets))));
-        // A runtime that has failed may fail to end, too.
-        let ended = catch_unwind(AssertUnwindSafe(|| drop(runtime)));
-        ran.unwrap_or(Err(ServeError::WorkerPanicked)).and(ended.map_err(|_| ServeError::WorkerPanicked))
+        ran.unwrap_or(Err(ServeError::WorkerPanicked))
     }
 }

@@ -30,7 +30,7 @@ use crate::socket::{BATCH, Datagram, Destination, Outgoing, OutgoingKind, Sent};
 
 /// Datagrams that a worker's queue holds before a send waits: a batch of requests with several replies each.
 const OUTBOX: usize = 4 * BATCH;
-/// Handlers of one worker that may wait at once; a client beyond that is not served (`handler_busy`).
+/// Handlers of one worker that may wait at once; one beyond that is dropped where it begins to wait (`handler_busy`).
 const WAITING: usize = 1024;
 /// What may wait for them: datagrams of one client, and bytes of all.
 const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
@@ -121,22 +121,28 @@ where
         let mut progress = Poll::Pending;
         let queued = outbox.queue.len();
         // All of it before any handler is polled, or a handler's replies could overtake each other.
-        while !outbox.is_full()
-            && let Ok(outgoing) = core.elsewhere.try_recv()
-        {
-            outbox.queue.push(outgoing);
-        }
-        if !outbox.is_full()
-            && let Poll::Ready(Some(outgoing)) = core.elsewhere.poll_recv(context)
-        {
+        loop {
+            while !outbox.is_full()
+                && let Ok(outgoing) = core.elsewhere.try_recv()
+            {
+                outbox.queue.push(outgoing);
+            }
+            if outbox.is_full() {
+                break;
+            }
+            let Poll::Ready(Some(outgoing)) = core.elsewhere.poll_recv(context) else { break };
             outbox.queue.push(outgoing);
         }
         if !core.waiting.is_empty() && outbox.lend(|| core.poll_waiting(context)) {
             progress = Poll::Ready(());
         }
-        core.limit_error_replies(&mut outbox.queue, queued);
+        // Also when all of it is dropped now: more may wait elsewhere, of which nobody is told until the next poll.
         if !outbox.queue.is_empty() {
             progress = Poll::Ready(());
+        }
+        if outbox.queue[queued..].iter().any(|outgoing| outgoing.kind == OutgoingKind::ErrorReply) {
+            core.gate.begin(Instant::now());
+            core.limit_error_replies(&mut outbox.queue, queued);
         }
         progress
     }
@@ -196,7 +202,9 @@ where
 
     /// Drops the handlers that still wait, and counts the requests that none of them took.
     pub fn abandon(&mut self) {
-        self.core.waiting.clear();
+        for waiting in std::mem::take(&mut self.core.waiting) {
+            drop(catch_unwind(AssertUnwindSafe(|| drop(waiting))));
+        }
         for (_, inbox) in self.core.active.drain() {
             while inbox.pop().is_some() {
                 self.core.turn.dropped.count(DropReason::HandlerBusy, 1);
@@ -273,7 +281,11 @@ where
         }));
         let outcome = match polled {
             Ok(Poll::Ready(result)) => Ok(result),
-            Err(panic) => Err(panic),
+            Err(panic) => {
+                // What it left behind, so that the next call finds the slot empty.
+                drop(catch_unwind(AssertUnwindSafe(|| self.slot.as_mut().set(None))));
+                Err(panic)
+            }
             Ok(Poll::Pending) => return self.keep(key),
         };
         self.turn.handled += 1;

@@ -106,9 +106,12 @@ impl ServerOptions {
     /// Binds all sockets; nothing is received until the server serves.
     ///
     /// # Errors
-    /// The first socket that could not be had.
+    /// There is neither an address nor a socket; or the first socket that could not be had.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
         let Self { addresses, sockets, left, options, policy } = self;
+        if addresses.is_empty() && sockets.is_empty() {
+            return Err(BindError::NoAddress);
+        }
         let targets = addresses.iter().map(|&address| Target::of(address)).collect::<Result<Vec<_>, _>>()?;
         // What is no longer listened on is closed before anything is bound: it could be in the way.
         let mut left: Vec<_> =
@@ -149,6 +152,15 @@ pub struct UdpServer<P, H> {
 
 /// Says how a worker on another thread ended.
 type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
+
+/// A server whose workers have been started.
+struct Split {
+    /// What the first worker serves, here.
+    here: Vec<Served>,
+    elsewhere: Vec<WorkerEnd>,
+    /// Whether all of them are there.
+    started: Result<(), ServeError>,
+}
 
 /// A socket with the counters of the worker that serves it.
 struct Served {
@@ -208,8 +220,8 @@ impl<P, H> UdpServer<P, H> {
         let serve = |bound: BoundSocket| Served {
             ipv6_socket: bound.families.ipv6_socket(),
             address: bound.address,
+            counters: Counters::beyond(socket::kernel_drops(bound.socket.as_fd()).unwrap_or(0)).into(),
             socket: bound.socket.into(),
-            counters: Arc::default(),
             pulse: Arc::default(),
             begun: AtomicBool::default(),
             _open: Open(Arc::clone(&shared)),
@@ -259,7 +271,8 @@ where
     P: DatagramProtocol + Send + Sync + 'static,
     H: DatagramRequestHandler<P> + Send + Sync + 'static,
 {
-    /// Serves until [`ServerHandle::shutdown`] is called; dropping the future shuts down too.
+    /// Serves until [`ServerHandle::shutdown`] is called; dropping the future shuts down too, without the handler's
+    /// `stop`.
     ///
     /// Needs a tokio runtime with I/O and time enabled.
     ///
@@ -268,24 +281,33 @@ where
     pub async fn serve(mut self) -> Result<(), ServeError> {
         self.handler.start().await.map_err(ServeError::StartHandler)?;
         let _stop = StopOnDrop(self.handle());
-        let (here, elsewhere) = self.split()?;
-        let ran = self.run_worker(&here).await;
+        let Split { here, elsewhere, started } = self.split();
+        let mut ran = match started {
+            Ok(()) => self.run_worker(&here).await,
+            Err(failure) => Err(failure),
+        };
         self.shared.shutdown();
         for ended in elsewhere {
-            ended.await.map_err(|_| ServeError::WorkerPanicked)??;
+            ran = ran.and(ended.await.unwrap_or(Err(ServeError::WorkerPanicked)));
         }
         self.handler.stop().await;
         ran
     }
 
-    /// Starts all workers but the first, whose sockets it returns.
-    fn split(&mut self) -> Result<(Vec<Served>, Vec<WorkerEnd>), ServeError> {
+    /// Starts all workers but the first.
+    fn split(&mut self) -> Split {
         let mut workers = std::mem::take(&mut self.workers).into_iter();
-        let here = workers.next().unwrap_or_default();
-        let others = workers.enumerate();
-        let elsewhere =
-            others.map(|(number, sockets)| self.spawn_worker(number + 2, sockets)).collect::<Result<_, _>>()?;
-        Ok((here, elsewhere))
+        let mut split = Split { here: workers.next().unwrap_or_default(), elsewhere: Vec::new(), started: Ok(()) };
+        for (number, sockets) in workers.enumerate() {
+            match self.spawn_worker(number + 2, sockets) {
+                Ok(end) => split.elsewhere.push(end),
+                Err(failure) => {
+                    split.started = Err(failure);
+                    break;
+                }
+            }
+        }
+        split
     }
 
     /// Runs a worker on a thread of its own.
@@ -301,8 +323,11 @@ where
             .name(format!("worker-{number}"))
             .spawn(move || {
                 let _stop = StopOnDrop(worker.handle());
+                let ran = worker.drive(&sockets);
+                // Closed before the server says that it has ended.
+                drop(sockets);
                 // Nobody waits for it when `serve` was dropped.
-                let _ = done.send(worker.drive(&sockets));
+                let _ = done.send(ran);
             })
             .map_err(ServeError::StartWorker)?;
         Ok(ended)
@@ -310,12 +335,13 @@ where
 
     /// Serves some sockets on this task until the server closes.
     async fn run_worker(&self, sockets: &[Served]) -> Result<(), ServeError> {
-        let loops = sockets.iter().map(|served| self.serve_socket(served)).collect::<Result<Vec<_>, _>>()?;
+        let loops =
+            sockets.iter().map(|served| self.serve_socket(served, sockets.len() > 1)).collect::<Result<Vec<_>, _>>()?;
         join_all(loops).await;
         Ok(())
     }
 
-    fn serve_socket(&self, served: &Served) -> Result<impl Future<Output = ()>, ServeError> {
+    fn serve_socket(&self, served: &Served, has_siblings: bool) -> Result<impl Future<Output = ()>, ServeError> {
         let handler = &*self.handler;
         let surroundings = Surroundings {
             admission: Arc::clone(&self.shared.admission),
@@ -326,7 +352,7 @@ where
         let engine = Engine::within(surroundings, Arc::clone(&self.protocol), |client, requests| {
             handler.handle(client, requests)
         });
-        let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket)
+        let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket, has_siblings)
             .map_err(|source| ServeError::Watch { address: served.address, source })?;
         Ok(async move {
             if !served.begun.swap(true, Relaxed) {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::engine::Engine;
@@ -55,6 +56,8 @@ enum Received {
 pub(super) struct Worker<P, M, F> {
     engine: Engine<P, M, F>,
     io: AsyncFd<Arc<UdpSocket>>,
+    /// Other sockets are served on the same task.
+    has_siblings: bool,
     input: Input,
     send: SendBatch,
 }
@@ -62,6 +65,8 @@ pub(super) struct Worker<P, M, F> {
 /// The receiving half of a worker.
 struct Input {
     batch: ReceiveBatch,
+    /// The last batch was full: more is likely to wait.
+    full: bool,
     /// Receive errors in a row.
     faults: u32,
 }
@@ -78,6 +83,7 @@ impl Input {
             match self.batch.receive(socket.as_fd()) {
                 Ok(received) => {
                     self.faults = 0;
+                    self.full = received == BATCH;
                     engine.receive(self.batch.datagrams(), Instant::now());
                     return Received::Batch(received);
                 }
@@ -113,10 +119,15 @@ where
     F: Future<Output = Result<(), HandlerError>>,
 {
     /// Makes ready to serve a socket on the runtime that this is called on.
-    pub(super) fn new(engine: Engine<P, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
+    pub(super) fn new(
+        engine: Engine<P, M, F>,
+        socket: Arc<UdpSocket>,
+        ipv6_socket: bool,
+        has_siblings: bool,
+    ) -> io::Result<Self> {
         let io = watch_readable(socket)?;
-        let input = Input { batch: ReceiveBatch::new(), faults: 0 };
-        Ok(Self { engine, io, input, send: SendBatch::new(ipv6_socket) })
+        let input = Input { batch: ReceiveBatch::new(), full: false, faults: 0 };
+        Ok(Self { engine, io, has_siblings, input, send: SendBatch::new(ipv6_socket) })
     }
 
     /// Serves until `closing` is ready, then lets handlers end.
@@ -127,6 +138,8 @@ where
             self.flush().await;
             self.engine.settle();
             match turn {
+                // A flood on one address must not keep the worker from the others.
+                Turn::Progress if self.has_siblings && self.input.full => yield_now().await,
                 Turn::Progress => {}
                 Turn::Fault => {
                     let pause = sleep(self.input.pause());

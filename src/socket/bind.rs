@@ -75,6 +75,9 @@ pub struct BoundSocket {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
+    /// Nothing was asked for.
+    #[error("no address to listen on")]
+    NoAddress,
     /// No socket of the family.
     #[error("create socket for {address}")]
     Create {
@@ -241,12 +244,12 @@ fn identify(socket: &Socket) -> io::Result<(SocketAddr, Families)> {
     }
 }
 
-/// Datagrams that the kernel dropped on this socket, for a full buffer or a bad checksum: exact at once, unlike
-/// SO_RXQ_OVFL.
+/// Datagrams that the kernel dropped on this socket since it was made, for a full buffer or a bad checksum: exact at once,
+/// unlike SO_RXQ_OVFL. After 2^32 it begins anew.
 ///
 /// # Errors
 /// Those of `getsockopt(2)`.
-pub fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const SO_MEMINFO: i32 = 55;
     const SK_MEMINFO_DROPS: usize = 8;
     let mut words = [0u32; 16];
@@ -255,7 +258,7 @@ pub fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let result = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut length)
     };
-    if result == 0 { Ok(words[SK_MEMINFO_DROPS].into()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(words[SK_MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How a socket relates to others at its address.

@@ -465,6 +465,102 @@ fn start_and_stop_of_a_handler_run_once_around_the_requests() {
     assert!(matches!(refused, Err(ServeError::StartHandler(reason)) if reason.to_string() == "not today"));
 }
 
+/// Notes the port of each request.
+struct Order(Mutex<Vec<u16>>);
+
+impl DatagramRequestHandler<BytesProtocol> for Order {
+    async fn handle(&self, client: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(client.asked().port());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_flood_on_one_address_does_not_keep_a_worker_from_another() {
+    let [flooded, other] = ["127.0.0.1:0"; 2].map(|address| address.parse().unwrap());
+    let options = ServerOptions::new().listen(flooded).listen(other);
+    let server = options.bind(BytesProtocol::default(), Order(Mutex::default())).unwrap();
+    let order = Arc::clone(server.handler());
+    let [flooded, other] = server.local_addresses()[..] else { panic!("two addresses") };
+    let client = connected(flooded);
+    (0..250).for_each(|_| assert_eq!(client.send(b"flood").unwrap(), 5));
+    connected(other).send(b"one").unwrap();
+    let _server = Server::from(server).start().unwrap();
+    let order = wait_for("all requests", || Some(order.0.lock().unwrap().clone()).filter(|order| order.len() == 251));
+    let place = order.iter().position(|&port| port == other.port()).unwrap();
+    assert!(place <= 64, "after {place} others: more than a batch");
+}
+
+/// Needs what its `start` began: a task that answers for it.
+#[derive(Default)]
+struct Helped(std::sync::OnceLock<tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<Duration>>>);
+
+impl DatagramRequestHandler<BytesProtocol> for Helped {
+    async fn handle(&self, client: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+        let (ask, answer) = tokio::sync::oneshot::channel();
+        self.0.get().ok_or("not started")?.send(ask).await?;
+        let slept = answer.await?;
+        client.send_packet(format!("{}", slept.as_millis()).into()).await?;
+        Ok(())
+    }
+
+    async fn start(&self) -> Result<(), HandlerError> {
+        let (questions, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<Duration>>(1);
+        tokio::spawn(async move {
+            while let Some(question) = asked.recv().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let _ = question.send(Duration::from_millis(5));
+            }
+        });
+        self.0.set(questions).map_err(|_| "started twice".into())
+    }
+}
+
+#[test]
+fn what_a_handler_starts_runs_while_the_blocking_server_serves() {
+    let server = serve(Helped::default());
+    assert_eq!(ask(&client_of(server.handle()), b"?"), b"5");
+}
+
+/// Waits for a second packet, and says when there will be none.
+struct Second(Arc<Notify>);
+
+impl DatagramRequestHandler<BytesProtocol> for Second {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let first = requests.next().await;
+        if first.is_some_and(|first| first.is_ok_and(|first| first == "hold")) {
+            self.0.notified().await;
+        } else if requests.next().await.is_none() {
+            client.send_packet(Bytes::from_static(b"no more")).await?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_call_that_begins_while_the_server_closes_hears_at_once_that_there_is_no_more() {
+    let go_on = Arc::new(Notify::new());
+    let server = serve(Second(Arc::clone(&go_on)));
+    let client = client_of(server.handle());
+    client.send(b"hold").unwrap();
+    client.send(b"queued").unwrap();
+    wait_for("both", || (server.handle().stats().received == 2).then_some(()));
+    server.handle().shutdown();
+    go_on.notify_one();
+    assert_eq!(receive(&client), b"no more");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_without_an_address_is_refused() {
+    let refused = ServerOptions::new().bind(BytesProtocol::default(), Failing);
+    assert!(matches!(refused, Err(echo_udpd::socket::BindError::NoAddress)));
+}
+
 #[test]
 fn a_stream_or_unbound_socket_is_not_adopted() {
     let (stream, _) = std::os::unix::net::UnixStream::pair().unwrap();
