@@ -53,7 +53,11 @@ def echo(port, number, wait):
 
 
 def run(program, call, error, when):
-    folder = Path(tempfile.mkdtemp(prefix="echo-faults-"))
+    with tempfile.TemporaryDirectory(prefix="echo-faults-") as folder:
+        return run_in(Path(folder), program, call, error, when)
+
+
+def run_in(folder, program, call, error, when):
     # Sends to journald: with a socket of ours in its place.
     journalling = call == "sendto"
     (folder / "echo-udpd.toml").write_text(f"[log]\ntarget = '{'journald' if journalling else 'stderr'}'\n")
