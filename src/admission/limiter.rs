@@ -122,14 +122,8 @@ impl Limiter {
 
     /// Spends from an entry; `None` when another worker changed it meanwhile.
     fn spend(slot: &AtomicU64, seen: u64, cost: u32, rate: Rate, now: u32) -> Option<bool> {
-        let lead = lead(seen, now).max(0).unsigned_abs();
-        let ahead = lead.min(rate.ahead) + cost;
+        let ahead = lead(seen, now).max(0).unsigned_abs() + cost;
         if ahead > rate.ahead {
-            if lead > rate.ahead {
-                // It ran up this debt at a slower rate, of before a reload: now it has spent a burst, no more.
-                let spent = entry(fingerprint(seen), now.wrapping_add(rate.ahead));
-                let _ = slot.compare_exchange(seen, spent, Ordering::Relaxed, Ordering::Relaxed);
-            }
             return Some(false);
         }
         let next = entry(fingerprint(seen), now.wrapping_add(ahead));
@@ -150,6 +144,19 @@ impl Limiter {
             }
         }
         Found::Other(least.0, least.1)
+    }
+
+    /// Lets no source be further behind than a whole burst at this rate: what it spent at a slower one would count for longer.
+    pub(super) fn change_rate(&self, rate: Rate, now: u64) {
+        let latest = (now as u32).wrapping_add(rate.ahead);
+        for slot in self.lines.iter().flat_map(|line| &line.0) {
+            let seen = slot.load(Ordering::Relaxed);
+            if seen != 0 && lead(seen, now as u32) > rate.ahead as i32 {
+                // Failure: a worker has just judged it.
+                let _ =
+                    slot.compare_exchange(seen, entry(fingerprint(seen), latest), Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Tells the table the time in ticks, before a batch is judged: clears what has passed before its 32 bits come round.
@@ -214,6 +221,7 @@ mod tests {
         let limiter = Limiter::new(64);
         assert_eq!(passed(&limiter, Rate::new(1, 300), std::iter::repeat_n(5, 400)), 300);
         let faster = Rate::new(200, 400);
+        limiter.change_rate(faster, 5);
         assert_eq!(passed(&limiter, faster, std::iter::once(5)), 0);
         let second = passed(&limiter, faster, (1..=1000).map(|step| 5 + step * TICKS / 1000));
         assert!((199..=200).contains(&second), "{second}");
