@@ -486,6 +486,18 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_was_over_a_slower_rate_has_the_new_one_after_a_reload() {
+        let mut gate = gate(&limited(1, 300));
+        let begin = Instant::now();
+        gate.begin(begin);
+        let passed = |gate: &Gate| (0..3).map(|_| passed(gate, "192.0.2.1:40000", "192.0.2.9")).sum::<usize>();
+        assert_eq!((passed(&gate), passed(&gate)), (300, 0));
+        gate.admission.set_policy(&limited(100, 100));
+        gate.begin(begin + Duration::from_secs(2));
+        assert!(passed(&gate) >= 99);
+    }
+
+    #[test]
     fn loopback_to_loopback_and_the_exempt_have_no_limit() {
         let mut policy = limited(1, 60);
         policy.rate_limit.exempt = vec!["192.0.2.0/24".parse().unwrap()];

@@ -423,3 +423,32 @@ fn at_rest_it_wakes_for_the_tick_and_the_watchdog_alone() {
         assert!(after - before <= most, "{}: {} wake-ups in {elapsed} s", container.release, after - before);
     }
 }
+
+#[test]
+fn the_port_of_rfc_862_takes_the_three_lines_that_the_unit_shows_or_the_socket_unit() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        let place = container.release;
+        let unit = container.sh("cat /usr/lib/systemd/system/echo-udpd.service");
+        let lines: Vec<_> =
+            unit.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| line.contains('=')).collect();
+        let lines: Vec<_> = lines.into_iter().filter(|line| !line.starts_with(' ')).collect();
+        assert_eq!(lines.len(), 3, "{place}: {lines:?}");
+        container.write("/etc/echo-udpd/echo-udpd.toml", "listen = [\"[::]:7\"]\n[reply]\nprotocol = \"raw\"");
+        let refused = container.shell("systemctl start echo-udpd");
+        assert_ne!(refused.code(), Some(0), "{place}");
+        container.wait_for_line("bind [::]:7: permission denied; a port below 1024 needs the capability");
+        container.drop_in("port", &format!("[Service]\n{}", lines.join("\n")));
+        container.sh("systemctl restart echo-udpd");
+        container.is_answered("127.0.0.1:7", "\\x00any bytes");
+        container.stop_service();
+
+        let elsewhere = "mkdir -p /etc/systemd/system/echo-udpd.socket.d
+            printf '[Socket]\\nListenDatagram=\\nListenDatagram=7\\n' > /etc/systemd/system/echo-udpd.socket.d/port.conf
+            systemctl daemon-reload";
+        container.sh(elsewhere);
+        container.start_service(Sockets::UnitOnly);
+        container.is_answered("[::1]:7", "any bytes");
+        assert!(!container.journal().contains("the settings say"), "{place}: {}", container.journal());
+    }
+}
