@@ -12,10 +12,11 @@ mod systemd;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::CommandFactory;
@@ -31,10 +32,13 @@ use crate::protocol::{BytesProtocol, DatagramProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
 use crate::server::blocking::{BackgroundServer, UdpServer};
 use crate::server::{ServeError, ServerOptions};
-use crate::socket::{BindError, kernel_drops};
+use crate::socket::{BindError, Target, kernel_drops};
 
 /// Where the settings are when nobody says otherwise.
 const SETTINGS_FILE: &str = "/etc/echo-udpd/echo-udpd.toml";
+
+/// How long a service manager may take to close a socket.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not run, or did not end as asked.
 #[derive(Debug, thiserror::Error)]
@@ -148,10 +152,8 @@ pub fn main() -> ExitCode {
     let line = chain(&error);
     systemd::failed(&line, error.errno());
     match &error {
-        // Nobody is left to tell when standard error is closed.
-        DaemonError::Usage(usage) => {
-            let _ = usage.print();
-        }
+        // With the usage and a hint. Nobody is left to tell when standard error is closed.
+        DaemonError::Usage(usage) if !logging::stderr_is_the_journal() => drop(usage.print()),
         _ => logging::last_words(&line),
     }
     if error.comes_back(triggered) {
@@ -215,34 +217,33 @@ where
     let handler = EchoRequestHandler::new();
     let live = settings.live();
     apply(&handler, &live);
-    let Inherited { handed_over, kept, names } = inherited;
+    let Inherited { handed_over, kept } = inherited;
+    let from_units = handed_over.len();
+    let listen = settings.listen.addresses();
+    let targets = listen.iter().map(|&address| Target::of(address)).collect::<Result<Vec<_>, _>>();
+    let is_wanted = |socket: &UdpSocket| from_units == 0 && targets.iter().flatten().any(|target| target.is_of(socket));
+    let (kept, some_gone) = Inherited::keep_only(kept, is_wanted);
+    let kept_count = kept.len();
     let options = ServerOptions::new()
         .workers(settings.worker_threads())
         .policy(live.policy)
         .receive_buffer(settings.receive_buffer_bytes.value() as usize);
-    let from_units = handed_over.len();
-    let were_kept: Vec<_> = kept.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-    let listen = settings.listen.addresses();
     let options = if from_units > 0 {
         handed_over.into_iter().fold(options, ServerOptions::socket)
     } else {
         let options = listen.iter().fold(options, |options, &address| options.listen(address));
-        kept.into_iter().fold(options, ServerOptions::left_socket)
+        let options = kept.into_iter().fold(options, ServerOptions::left_socket);
+        // Until the service manager has closed what is not kept any longer.
+        if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }
     };
     let server = options.bind(P::default(), handler)?;
     // A socket unit's are the unit's to keep, and a free port that was taken is not asked for again.
     let ours = |&(address, _): &(SocketAddr, _)| {
         from_units == 0 && listen.iter().any(|wanted| wanted.port() == address.port())
     };
-    sockets::keep(server.sockets().filter(ours), &names);
-    let served = server.local_addresses();
+    sockets::keep(server.sockets().filter(ours));
     let dropped_before = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok()).map(u64::from).sum();
-    let origin = Origin {
-        dropped_before,
-        handed_over: from_units,
-        kept: were_kept.iter().filter(|address| from_units == 0 && served.contains(address)).count(),
-        workers: server.workers(),
-    };
+    let origin = Origin { dropped_before, handed_over: from_units, kept: kept_count, workers: server.workers() };
     let handler = Arc::clone(server.handler());
     Ok((UdpServer::from(server).start().map_err(DaemonError::Serve)?, handler, origin))
 }

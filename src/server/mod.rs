@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -31,12 +32,16 @@ use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
 
+/// The pause before an address that is in use is tried again.
+const BIND_PAUSE: Duration = Duration::from_millis(5);
+
 /// What a server listens on, and with how many workers.
 #[derive(Debug)]
 pub struct ServerOptions {
     addresses: Vec<SocketAddr>,
     sockets: Vec<UdpSocket>,
     left: Vec<UdpSocket>,
+    patience: Duration,
     options: SocketOptions,
     policy: Policy,
 }
@@ -55,6 +60,7 @@ impl ServerOptions {
             addresses: Vec::new(),
             sockets: Vec::new(),
             left: Vec::new(),
+            patience: Duration::ZERO,
             options: SocketOptions::default(),
             policy: Policy::open(),
         }
@@ -79,6 +85,13 @@ impl ServerOptions {
     #[must_use]
     pub fn left_socket(mut self, socket: UdpSocket) -> Self {
         self.left.push(socket);
+        self
+    }
+
+    /// How long to wait for addresses that are in use, all together; by default not at all.
+    #[must_use]
+    pub fn wait_for_address(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -108,7 +121,7 @@ impl ServerOptions {
     /// # Errors
     /// There is neither an address nor a socket; or the first socket that could not be had.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
-        let Self { addresses, sockets, left, options, policy } = self;
+        let Self { addresses, sockets, left, patience, options, policy } = self;
         if addresses.is_empty() && sockets.is_empty() {
             return Err(BindError::NoAddress);
         }
@@ -116,11 +129,12 @@ impl ServerOptions {
         // What is no longer listened on is closed before anything is bound: it could be in the way.
         let mut left: Vec<_> =
             left.into_iter().filter(|socket| targets.iter().any(|target| target.is_of(socket))).collect();
+        let deadline = Instant::now() + patience;
         let mut groups = Vec::new();
         for target in targets {
             let of_target: Vec<_> = left.extract_if(.., |socket| target.is_of(socket)).collect();
             groups.push(match of_target.is_empty() {
-                true => target.bind(&options)?,
+                true => bind_within(target, &options, deadline)?,
                 false => target.bind_rest(of_target, &options)?,
             });
         }
@@ -138,6 +152,16 @@ impl ServerOptions {
         // Sockets that were handed over may be fewer than the workers.
         workers.retain(|sockets| !sockets.is_empty());
         Ok(UdpServer::new(listeners, workers, &policy, protocol, handler))
+    }
+}
+
+/// Tries again while the address is in use.
+fn bind_within(target: Target, options: &SocketOptions, deadline: Instant) -> Result<Vec<BoundSocket>, BindError> {
+    loop {
+        match target.bind(options) {
+            Err(BindError::AddressInUse { .. }) if Instant::now() < deadline => thread::sleep(BIND_PAUSE),
+            bound => return bound,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use echo_udpd::blocking;
 use echo_udpd::handler::EchoRequestHandler;
 use echo_udpd::protocol::BytesProtocol;
 use echo_udpd::server::ServerOptions;
+use echo_udpd::socket::BindError;
 
 use crate::harness::namespace::Namespace;
 use crate::harness::{DaemonCommand, Finished, Running, ask, connected, has_program, need, temporary_file, wait_for};
@@ -210,6 +211,22 @@ fn what_waited_in_a_socket_of_an_earlier_run_is_answered_and_other_sockets_are_c
     UdpSocket::bind(gone_address).unwrap();
     drop(server);
     UdpSocket::bind(address).unwrap();
+}
+
+#[test]
+fn an_address_that_is_in_use_is_waited_for_when_asked_to() {
+    let busy = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap();
+    let bind = |options: ServerOptions| {
+        options.listen(address).bind(BytesProtocol::default(), EchoRequestHandler::<Bytes>::new()).map(drop)
+    };
+    assert!(matches!(bind(ServerOptions::new()), Err(BindError::AddressInUse { .. })));
+    let free = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(busy);
+    });
+    bind(ServerOptions::new().wait_for_address(crate::harness::DEADLINE)).unwrap();
+    free.join().unwrap();
 }
 
 #[test]

@@ -291,6 +291,18 @@ fn port_and_workers_change_with_a_restart_and_the_old_port_is_closed() {
             let kept: usize = container.property("NFileDescriptorStore").parse().unwrap();
             assert!((2..=6).contains(&kept), "{place}: {kept} sockets kept");
         }
+        // The same port by other addresses: the sockets of before are in the way until systemd has closed them.
+        for (listen, host) in [
+            ("127.0.0.1:9002", "127.0.0.1"),
+            ("[::1]:9002", "[::1]"),
+            ("0.0.0.0:9002", "127.0.0.1"),
+            ("[::]:9002", "[::1]"),
+        ] {
+            container.write("/etc/echo-udpd/echo-udpd.toml", &format!("workers = 2\nlisten = [\"{listen}\"]"));
+            container.sh("systemctl restart echo-udpd");
+            container.is_answered(&format!("{host}:9002"), "3");
+        }
+        assert_eq!(container.property("NRestarts"), "0", "{}", container.journal());
         container.sh("systemctl stop echo-udpd");
         assert_eq!(container.sh("ss -Hlun"), "", "{}", container.release);
     }

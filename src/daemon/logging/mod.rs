@@ -110,7 +110,7 @@ fn targets(level: LogLevel) -> Targets {
 }
 
 /// Whether `JOURNAL_STREAM` names the very file that stderr is: systemd.exec(5).
-fn stderr_is_the_journal() -> bool {
+pub(super) fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
     stream == format!("{}:{}", stderr.st_dev(), stderr.st_ino())

@@ -24,10 +24,8 @@ const KEPT: &str = "kept-";
 pub(in crate::daemon) struct Inherited {
     /// Of socket units.
     pub(in crate::daemon) handed_over: Vec<UdpSocket>,
-    /// Of an earlier run.
-    pub(in crate::daemon) kept: Vec<UdpSocket>,
-    /// The names under which the service manager keeps the latter.
-    pub(in crate::daemon) names: BTreeSet<String>,
+    /// Of an earlier run, each with the name under which the service manager keeps it.
+    pub(in crate::daemon) kept: Vec<(String, UdpSocket)>,
 }
 
 /// `LISTEN_FDS` or what belongs to it makes no sense.
@@ -49,30 +47,37 @@ impl Inherited {
             // is the only time that it is taken.
             let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
             if name.starts_with(KEPT) {
-                inherited.kept.push(socket);
-                inherited.names.insert(name);
+                inherited.kept.push((name, socket));
             } else {
                 inherited.handed_over.push(socket);
             }
         }
         Ok(inherited)
     }
+
+    /// Of an earlier run those that are to be used again. The others are closed, here and soon in the service manager too;
+    /// says whether there were any.
+    pub(in crate::daemon) fn keep_only(
+        kept: Vec<(String, UdpSocket)>,
+        is_wanted: impl Fn(&UdpSocket) -> bool,
+    ) -> (Vec<UdpSocket>, bool) {
+        let (wanted, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(_, socket)| is_wanted(socket));
+        let names: BTreeSet<_> = others.into_iter().map(|(name, _)| name).collect();
+        for name in &names {
+            super::send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        }
+        (wanted.into_iter().map(|(_, socket)| socket).collect(), !names.is_empty())
+    }
 }
 
-/// Lets the service manager keep these sockets, and no others of an earlier run, until the service is stopped.
-pub(in crate::daemon) fn keep<'a>(
-    sockets: impl Iterator<Item = (SocketAddr, BorrowedFd<'a>)>,
-    earlier: &BTreeSet<String>,
-) {
-    let sockets: Vec<_> = sockets.map(|(address, socket)| (name(address), socket)).collect();
-    for gone in earlier.iter().filter(|name| sockets.iter().all(|(kept, _)| kept != *name)) {
-        super::send(&[NotifyState::FdStoreRemove, NotifyState::FdName(gone)]);
-    }
-    for (name, socket) in &sockets {
+/// Lets the service manager keep these sockets until the service is stopped.
+pub(in crate::daemon) fn keep<'a>(sockets: impl Iterator<Item = (SocketAddr, BorrowedFd<'a>)>) {
+    for (address, socket) in sockets {
+        let name = name(address);
         // Without FDPOLL=0 the service manager would close a socket that has an error pending. One that it keeps already
         // is not kept twice.
-        let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-        if let Err(error) = sd_notify::notify_with_fds(&states, &[*socket]) {
+        let states = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
+        if let Err(error) = sd_notify::notify_with_fds(&states, &[socket]) {
             untold(&format!("the socket {name}"), &error);
         }
     }
