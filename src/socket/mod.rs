@@ -7,17 +7,21 @@
 #![allow(unsafe_code, reason = "recvmmsg, sendmmsg and some socket options have no safe wrapper")]
 
 mod bind;
+mod bound;
 mod control;
 mod name;
+mod options;
 mod receive;
 mod send;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use bind::{BindError, BoundSocket, Families, SocketOptions, Target, adopt, bind, kernel_drops};
+pub use bind::{Target, adopt, bind};
+pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 use bytes::Bytes;
 pub use control::PacketInfo;
+pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
 pub(crate) use watch::{watch_readable, watch_writable};

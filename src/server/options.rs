@@ -1,0 +1,142 @@
+//! What a server listens on: addresses to bind, sockets that are bound already, and how they go to the workers.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Listener, UdpServer};
+use crate::admission::Policy;
+use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
+
+/// The pause before an address that is in use is tried again.
+const BIND_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a server listens on, and with how many workers.
+#[derive(Debug)]
+pub struct ServerOptions {
+    addresses: Vec<SocketAddr>,
+    sockets: Vec<UdpSocket>,
+    left: Vec<UdpSocket>,
+    patience: Duration,
+    options: SocketOptions,
+    policy: Policy,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ServerOptions {
+    /// No address yet, one worker, the kernel's default receive buffer, open to everyone.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            addresses: Vec::new(),
+            sockets: Vec::new(),
+            left: Vec::new(),
+            patience: Duration::ZERO,
+            options: SocketOptions::default(),
+            policy: Policy::open(),
+        }
+    }
+
+    /// Adds an address to listen on; `[::]` answers IPv4 too, port 0 takes a free port.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Adds a socket that is bound already. Several go to the workers in turn, and a worker without one is not started.
+    #[must_use]
+    pub fn socket(mut self, socket: UdpSocket) -> Self {
+        self.sockets.push(socket);
+        self
+    }
+
+    /// Adds a socket that an earlier run bound: it is used if one of the addresses to [`listen`](Self::listen) on is
+    /// its own, with the datagrams that wait in it, and closed if none is.
+    #[must_use]
+    pub fn left_socket(mut self, socket: UdpSocket) -> Self {
+        self.left.push(socket);
+        self
+    }
+
+    /// How long to wait for addresses that are in use, all together; by default not at all.
+    #[must_use]
+    pub fn wait_for_address(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// How many workers share each address; at least 1.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.options.sockets = workers.max(1);
+        self
+    }
+
+    /// Bytes of receive buffer to ask for, for each socket.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.options.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Who is answered, and how often.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Binds all sockets; nothing is received until the server serves.
+    ///
+    /// # Errors
+    /// There is neither an address nor a socket; or the first socket that could not be had.
+    pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
+        let Self { addresses, sockets, left, patience, options, policy } = self;
+        if addresses.is_empty() && sockets.is_empty() {
+            return Err(BindError::NoAddress);
+        }
+        let targets = addresses.iter().map(|&address| Target::of(address)).collect::<Result<Vec<_>, _>>()?;
+        // What is no longer listened on is closed before anything is bound: it could be in the way.
+        let mut left: Vec<_> =
+            left.into_iter().filter(|socket| targets.iter().any(|target| target.is_of(socket))).collect();
+        let deadline = Instant::now() + patience;
+        let mut groups = Vec::new();
+        for target in targets {
+            let of_target: Vec<_> = left.extract_if(.., |socket| target.is_of(socket)).collect();
+            groups.push(match of_target.is_empty() {
+                true => bind_within(target, &options, deadline)?,
+                false => target.bind_rest(of_target, &options)?,
+            });
+        }
+        groups.push(sockets.into_iter().map(|socket| socket::adopt(socket, &options)).collect::<Result<_, _>>()?);
+        let mut listeners: Vec<Listener> = Vec::new();
+        for bound in groups.iter().flatten() {
+            if listeners.iter().all(|listener| listener.address != bound.address) {
+                listeners.push(bound.into());
+            }
+        }
+        let mut workers: Vec<Vec<BoundSocket>> = (0..options.sockets).map(|_| Vec::new()).collect();
+        for (number, bound) in groups.into_iter().flat_map(|group| group.into_iter().enumerate()) {
+            workers[number % options.sockets].push(bound);
+        }
+        // Sockets that were handed over may be fewer than the workers.
+        workers.retain(|sockets| !sockets.is_empty());
+        Ok(UdpServer::new(listeners, workers, &policy, protocol, handler))
+    }
+}
+
+/// Tries again while the address is in use.
+fn bind_within(target: Target, options: &SocketOptions, deadline: Instant) -> Result<Vec<BoundSocket>, BindError> {
+    loop {
+        match target.bind(options) {
+            Err(BindError::AddressInUse { .. }) if Instant::now() < deadline => thread::sleep(BIND_PAUSE),
+            bound => return bound,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a socket is asked for, what it is once it is bound, and why it could not be had.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::RawFd;
+
+/// What a socket is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketOptions {
+    /// Bytes of receive buffer (SO_RCVBUFFORCE, else SO_RCVBUF); `None` leaves the kernel's default.
+    pub receive_buffer: Option<usize>,
+    /// How many sockets share the address, one a worker; at least 1.
+    pub sockets: usize,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { receive_buffer: None, sockets: 1 }
+    }
+}
+
+/// The IP families that a socket answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// One AF_INET6 socket bound to `[::]`, IPV6_V6ONLY off.
+    Both,
+    /// AF_INET6, one address.
+    Ipv6,
+    /// AF_INET.
+    Ipv4,
+    /// AF_INET where `[::]` was asked for: this host has no IPv6.
+    Ipv4Only,
+}
+
+impl Families {
+    /// Whether the socket is of the family AF_INET6.
+    #[must_use]
+    pub fn ipv6_socket(self) -> bool {
+        matches!(self, Self::Both | Self::Ipv6)
+    }
+}
+
+impl std::fmt::Display for Families {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Both => "IPv6 and IPv4",
+            Self::Ipv6 => "IPv6",
+            Self::Ipv4 | Self::Ipv4Only => "IPv4",
+        })
+    }
+}
+
+/// A socket that is ready for batches.
+#[derive(Debug)]
+pub struct BoundSocket {
+    /// The socket, not blocking.
+    pub socket: UdpSocket,
+    /// Its address, with the real port.
+    pub address: SocketAddr,
+    /// What it answers.
+    pub families: Families,
+    /// Bytes of receive buffer that the kernel granted.
+    pub receive_buffer: usize,
+}
+
+/// A socket that could not be had: which step failed, and for which address.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Nothing was asked for.
+    #[error("no address to listen on")]
+    NoAddress,
+    /// No socket of the family.
+    #[error("create socket for {address}")]
+    Create {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// An option was refused.
+    #[error("set {option} on the socket for {address}")]
+    SetOption {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// The option's name.
+        option: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another socket holds the address.
+    #[error("bind {address}: address in use")]
+    AddressInUse {
+        /// The address to listen on.
+        address: SocketAddr,
+    },
+    /// The port is reserved.
+    #[error(
+        "bind {address}: permission denied; a port below 1024 needs the capability CAP_NET_BIND_SERVICE \
+         (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+    )]
+    PermissionDenied {
+        /// The address to listen on.
+        address: SocketAddr,
+    },
+    /// The address was refused for another reason.
+    #[error("bind {address}")]
+    Bind {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket that was handed over is not a bound UDP socket.
+    #[error("adopt file descriptor {descriptor}")]
+    Adopt {
+        /// The descriptor's number.
+        descriptor: RawFd,
+        /// Why.
+        source: io::Error,
+    },
+}
