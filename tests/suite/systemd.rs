@@ -81,8 +81,11 @@ fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
         // Installed, it waits to be asked for.
         assert_eq!(container.shell("systemctl is-active echo-udpd echo-udpd.socket").out, "inactive\ninactive\n");
         assert_eq!(container.shell("systemctl is-enabled echo-udpd echo-udpd.socket").out, "disabled\ndisabled\n");
-        container.sh("systemd-analyze verify --man=no /usr/lib/systemd/system/echo-udpd.service");
-        container.sh("systemd-analyze verify --man=no /usr/lib/systemd/system/echo-udpd.socket");
+        for unit in ["service", "socket"] {
+            let found =
+                container.shell(&format!("systemd-analyze verify --man=no /usr/lib/systemd/system/echo-udpd.{unit}"));
+            assert_eq!((found.code(), &*found.out, &*found.err), (Some(0), "", ""), "{place}: {unit}");
+        }
         for sockets in ALL_SOCKETS {
             let place = format!("{place}, {sockets:?}");
             container.start_service(sockets);
@@ -157,6 +160,13 @@ fn a_reload_loses_nothing_and_a_bad_one_changes_nothing() {
             ));
             assert_eq!((under_load.lost, under_load.sent), (0, 5000), "{place}: {}", container.journal());
             container.wait_for_line("settings reloaded");
+            // The status line tells of the present rate.
+            container.load(
+                500,
+                500,
+                "until systemctl show -P StatusText echo-udpd | grep '; received [0-9]* ([4-6][0-9][0-9]/s), echoed'
+                do sleep 0.2; done",
+            );
             let not_answered = || {
                 container.inside(|| {
                     let socket = connected(at(ANYWHERE));

@@ -88,7 +88,7 @@ impl Container {
     pub(crate) fn shell(&self, script: &str) -> Finished {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.init));
-        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd=/", "sh", "-c", script]);
+        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "sh", "-c", script]);
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         run(command.env_clear().env("PATH", path).env("SYSTEMD_PAGER", "").env("DEBIAN_FRONTEND", "noninteractive"))
     }
