@@ -136,22 +136,26 @@ impl Admission {
             error_total: Pace::new(0, 0),
             notice: Notice { pace: Pace::from(Duration::from_secs(30)), source: Mutex::default() },
         };
-        admission.set_policy(policy);
+        admission.set_totals(policy);
         admission
     }
 
     /// Changes the policy at once; what sources have spent stays spent, up to a whole burst.
     pub fn set_policy(&self, policy: &Policy) {
         let rules = Arc::new(Rules::new(&self.listening, policy));
-        self.total.set(policy.rate_limit.total_per_second, policy.rate_limit.total_per_second);
-        let in_total = if policy.error_replies_per_second == 0 { 0 } else { ERROR_REPLIES_IN_TOTAL };
-        self.error_total.set(in_total, in_total);
+        self.set_totals(policy);
         let (rate, error_rate) = (rules.rate, rules.error_rate);
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
         self.version.fetch_add(1, Ordering::Release);
         let now = self.ticks(Instant::now());
         self.sources.change_rate(rate, now);
         self.error_sources.change_rate(error_rate, now);
+    }
+
+    fn set_totals(&self, policy: &Policy) {
+        self.total.set(policy.rate_limit.total_per_second, policy.rate_limit.total_per_second);
+        let in_total = if policy.error_replies_per_second == 0 { 0 } else { ERROR_REPLIES_IN_TOTAL };
+        self.error_total.set(in_total, in_total);
     }
 
     /// A source that was limited, at most one in 30 s, and none twice.
