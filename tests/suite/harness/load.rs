@@ -4,6 +4,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,24 +15,27 @@ use super::{DEADLINE, wait_for};
 const LAST_REPLIES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What became of a load.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) sent: usize,
     pub(crate) lost: usize,
-    /// From a datagram's sending to its reply, sorted.
-    delays: Vec<Duration>,
 }
 
-impl Outcome {
-    /// The delay that this share of the answered datagrams did not exceed.
-    pub(crate) fn delay(&self, share: f64) -> Duration {
-        self.delays[((self.delays.len() - 1) as f64 * share) as usize]
+/// How many replies have come so far.
+#[derive(Clone, Default)]
+pub(crate) struct Answered(Arc<AtomicUsize>);
+
+impl Answered {
+    /// Waits for so many more.
+    pub(crate) fn wait_for_more(&self, replies: usize) {
+        let enough = self.0.load(Relaxed) + replies;
+        wait_for(&format!("{replies} more replies"), || (self.0.load(Relaxed) >= enough).then_some(()));
     }
 }
 
 /// Sends `rate` datagrams a second, at least `count` and until `meanwhile` is done, which begins once an eighth was
 /// answered.
-pub(crate) fn load(server: SocketAddr, rate: u32, count: usize, meanwhile: impl FnOnce() + Send) -> Outcome {
+pub(crate) fn load(server: SocketAddr, rate: u32, count: usize, meanwhile: impl FnOnce(&Answered) + Send) -> Outcome {
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
     // A second's replies may come at once.
     let bytes: i32 = 64 << 20;
@@ -47,7 +51,7 @@ pub(crate) fn load(server: SocketAddr, rate: u32, count: usize, meanwhile: impl 
     };
     assert_eq!(set, 0, "SO_RCVBUFFORCE: {}", std::io::Error::last_os_error());
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let (answered, total, done) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX), AtomicBool::new(false));
+    let (answered, total, done) = (Answered::default(), AtomicUsize::new(usize::MAX), AtomicBool::new(false));
     thread::scope(|scope| {
         let replies = scope.spawn(|| {
             let mut replies = Vec::new();
@@ -58,37 +62,33 @@ pub(crate) fn load(server: SocketAddr, rate: u32, count: usize, meanwhile: impl 
                 if let Ok((length, _)) = socket.recv_from(&mut buffer) {
                     last = Instant::now();
                     let number: usize = std::str::from_utf8(&buffer[..length]).unwrap().parse().unwrap();
-                    replies.push((number, last));
-                    answered.fetch_add(1, Relaxed);
+                    replies.push(number);
+                    answered.0.fetch_add(1, Relaxed);
                 }
             }
             replies
         });
         scope.spawn(|| {
-            wait_for("the first replies", || (answered.load(Relaxed) >= count / 8).then_some(()));
-            meanwhile();
+            answered.wait_for_more(count / 8);
+            meanwhile(&answered);
             done.store(true, Relaxed);
         });
         let begun = Instant::now();
-        let mut sent = Vec::new();
-        while sent.len() < count || !done.load(Relaxed) {
+        let mut sent = 0;
+        while sent < count || !done.load(Relaxed) {
             assert!(begun.elapsed() < 2 * DEADLINE, "what happens meanwhile takes too long");
-            thread::sleep(
-                (begun + Duration::from_secs(1) / rate * sent.len() as u32).saturating_duration_since(Instant::now()),
-            );
-            let now = Instant::now();
+            let due = begun + Duration::from_secs(1) / rate * sent as u32;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
             // Whether it arrives anywhere is what is measured.
-            let _ = socket.send_to(sent.len().to_string().as_bytes(), server);
-            sent.push(now);
+            let _ = socket.send_to(sent.to_string().as_bytes(), server);
+            sent += 1;
         }
-        total.store(sent.len(), Relaxed);
-        let replies = replies.join().unwrap();
-        let mut delays: Vec<_> = replies.iter().map(|&(number, at)| at - sent[number]).collect();
-        delays.sort_unstable();
-        let mut numbers: Vec<_> = replies.iter().map(|&(number, _)| number).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), replies.len(), "a datagram was answered twice");
-        Outcome { sent: sent.len(), lost: sent.len() - replies.len(), delays }
+        total.store(sent, Relaxed);
+        let mut replies = replies.join().unwrap();
+        let answers = replies.len();
+        replies.sort_unstable();
+        replies.dedup();
+        assert_eq!(replies.len(), answers, "a datagram was answered twice");
+        Outcome { sent, lost: sent - answers }
     })
 }
