@@ -95,7 +95,7 @@ impl Control {
                 Ok(Request::LogCounters) => report::counters(&handle.stats(), logging.dropped()),
                 Ok(Request::Reload) => {
                     manager.reloading();
-                    status.note = self.reload(logging, &apply);
+                    status.note = self.reload(origin, logging, &apply);
                     manager.ready(status.line(logging.dropped()));
                 }
                 Err(_) if self.stop.load(Relaxed) => break,
@@ -128,7 +128,7 @@ impl Control {
     }
 
     /// Reads the settings again and puts them in force; says what the status line should add.
-    fn reload(&self, logging: &Logging, apply: &impl Fn(&Live)) -> String {
+    fn reload(&self, origin: Origin, logging: &Logging, apply: &impl Fn(&Live)) -> String {
         let settings = match self.source.read() {
             Ok(settings) => settings,
             Err(error) => {
@@ -145,11 +145,14 @@ impl Control {
         logging.set_level(live.log_level);
         report::exempt(&live);
         tracing::info!(message_id = message::RELOADED, "settings reloaded");
-        self.warn_of_restart(&settings)
+        self.warn_of_restart(origin, &settings)
     }
 
-    fn warn_of_restart(&self, settings: &Settings) -> String {
-        let changed = self.started.start().differences(&settings.start()).join(", ");
+    fn warn_of_restart(&self, origin: Origin, settings: &Settings) -> String {
+        let mut changed = self.started.start().differences(&settings.start());
+        // A socket unit says where to listen, at the next start too.
+        changed.retain(|&key| key != "listen" || origin.handed_over == 0);
+        let changed = changed.join(", ");
         if changed.is_empty() {
             return String::new();
         }

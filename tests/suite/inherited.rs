@@ -1,6 +1,7 @@
 //! Sockets that a service manager hands over or kept: from systemd-socket-activate, and from a parent that is wrong.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,10 @@ use crate::harness::{DaemonCommand, Finished, Running, ask, connected, has_progr
 
 /// The daemon behind systemd-socket-activate, once it runs; it starts with the first datagram, which goes to the last.
 fn activated(namespace: &Namespace, listen: &[&str], more: &[&str], settings: &str) -> Running {
-    let file = temporary_file("echo-udpd.toml", settings);
+    activated_with(namespace, listen, more, &temporary_file("echo-udpd.toml", settings))
+}
+
+fn activated_with(namespace: &Namespace, listen: &[&str], more: &[&str], file: &Path) -> Running {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace.name(), "systemd-socket-activate", "--datagram"]);
     command.args(listen.iter().map(|address| format!("--listen={address}"))).args(more);
@@ -65,10 +69,16 @@ fn sockets_that_are_handed_over_are_served_and_win_over_the_settings() {
 fn one_socket_is_served_by_one_worker_and_the_settings_may_agree() {
     need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
     let namespace = Namespace::new();
-    let mut process = activated(&namespace, &["[::]:9000"], &[], "workers = 4");
+    let settings = temporary_file("echo-udpd.toml", "workers = 4");
+    let mut process = activated_with(&namespace, &["[::]:9000"], &[], &settings);
     assert_eq!(namespace.run(|| ask(&connected(at("127.0.0.1:9000")), b"{}")), b"{}");
     let fewer = find(&mut process, "instead of 4");
     assert!(fewer.contains("1 worker instead of 4, one for each socket"), "{fewer}");
+    // A restart would not change where it listens.
+    std::fs::write(&settings, "workers = 3\nlisten = ['[::]:9001']").unwrap();
+    process.signal("HUP");
+    let needed = find(&mut process, "in force only after a restart");
+    assert!(needed.ends_with("only after a restart: workers"), "{needed}");
     process.signal("TERM");
     let finished = process.finish();
     assert!(!finished.err.contains("the settings say to listen"), "{}", finished.err);
