@@ -86,11 +86,16 @@ impl Container {
 
     /// Runs a shell script in it.
     pub(crate) fn shell(&self, script: &str) -> Finished {
+        run(&mut self.command(script))
+    }
+
+    fn command(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.init));
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "sh", "-c", script]);
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        run(command.env_clear().env("PATH", path).env("SYSTEMD_PAGER", "").env("DEBIAN_FRONTEND", "noninteractive"))
+        command.env_clear().env("PATH", path).env("SYSTEMD_PAGER", "").env("DEBIAN_FRONTEND", "noninteractive");
+        command
     }
 
     /// What a script writes that succeeds.
@@ -145,7 +150,8 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         // Otherwise it is killed.
-        if self.shell("systemctl poweroff --force --force").status.success() {
+        let off = self.command("systemctl poweroff --force --force").output();
+        if off.is_ok_and(|off| off.status.success()) {
             let _ = self.system.get_mut().map(|system| system.wait_within(DEADLINE));
         }
         let _ = Command::new("find").args(&self.groups).args(["-depth", "-type", "d", "-delete"]).output();
