@@ -12,7 +12,6 @@ mod systemd;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -217,35 +216,40 @@ where
     let handler = EchoRequestHandler::new();
     let live = settings.live();
     apply(&handler, &live);
-    let Inherited { handed_over, kept } = inherited;
-    let from_units = handed_over.len();
-    let listen = settings.listen.addresses();
-    let targets = listen.iter().map(|&address| Target::of(address)).collect::<Result<Vec<_>, _>>();
-    let is_wanted = |socket: &UdpSocket| from_units == 0 && targets.iter().flatten().any(|target| target.is_of(socket));
-    let (kept, some_gone) = Inherited::keep_only(kept, is_wanted);
-    let kept_count = kept.len();
-    let options = ServerOptions::new()
+    let (options, mut origin) = choose_sockets(settings, inherited);
+    let options = options
         .workers(settings.worker_threads())
         .policy(live.policy)
         .receive_buffer(settings.receive_buffer_bytes.value() as usize);
-    let options = if from_units > 0 {
-        handed_over.into_iter().fold(options, ServerOptions::socket)
-    } else {
-        let options = listen.iter().fold(options, |options, &address| options.listen(address));
-        let options = kept.into_iter().fold(options, ServerOptions::left_socket);
-        // Until the service manager has closed what is not kept any longer.
-        if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }
-    };
     let server = options.bind(P::default(), handler)?;
-    // A socket unit's are the unit's to keep, and a free port that was taken is not asked for again.
-    let ours = |&(address, _): &(SocketAddr, _)| {
-        from_units == 0 && listen.iter().any(|wanted| wanted.port() == address.port())
-    };
-    sockets::keep(server.sockets().filter(ours));
-    let dropped_before = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok()).map(u64::from).sum();
-    let origin = Origin { dropped_before, handed_over: from_units, kept: kept_count, workers: server.workers() };
+    if origin.handed_over == 0 {
+        // But for a free port that was taken: it is not asked for again.
+        let asked_for = |port| settings.listen.addresses().iter().any(|wanted| wanted.port() == port);
+        sockets::keep(server.sockets().filter(|(address, _)| asked_for(address.port())));
+    }
+    origin.dropped_before = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok()).map(u64::from).sum();
+    origin.workers = server.workers();
     let handler = Arc::clone(server.handler());
     Ok((UdpServer::from(server).start().map_err(DaemonError::Serve)?, handler, origin))
+}
+
+/// Those of socket units if there are any, else those of the settings' addresses, left by an earlier run or new.
+fn choose_sockets(settings: &Settings, inherited: Inherited) -> (ServerOptions, Origin) {
+    let Inherited { handed_over, kept } = inherited;
+    let mut origin = Origin { handed_over: handed_over.len(), ..Origin::default() };
+    if origin.handed_over > 0 {
+        Inherited::keep_only(kept, |_| false);
+        return (handed_over.into_iter().fold(ServerOptions::new(), ServerOptions::socket), origin);
+    }
+    let listen = settings.listen.addresses();
+    // An address that cannot be had is told of when it is bound.
+    let targets: Vec<_> = listen.iter().filter_map(|&address| Target::of(address).ok()).collect();
+    let (kept, some_gone) = Inherited::keep_only(kept, |socket| targets.iter().any(|target| target.is_of(socket)));
+    origin.kept = kept.len();
+    let options = listen.iter().fold(ServerOptions::new(), |options, &address| options.listen(address));
+    let options = kept.into_iter().fold(options, ServerOptions::left_socket);
+    // Until the service manager has closed what is not kept any longer.
+    (if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }, origin)
 }
 
 /// Puts in force what of the live settings is the handler's.

@@ -58,7 +58,7 @@ impl Status {
 }
 
 /// Where the sockets come from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Origin {
     /// How many are a socket unit's.
     pub(super) handed_over: usize,
