@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::drop_report::DropReport;
 use super::logging::Logging;
 use super::report::{self, Origin, Status};
 use super::settings::{Live, Settings, SettingsError};
@@ -86,6 +87,7 @@ impl Control {
         let mut manager = ServiceManager::default();
         manager.ready(status.line(logging.dropped()));
         let mut unlogged = 0;
+        let mut drops = DropReport::default();
         let mut tick = Instant::now() + TICK;
         let mut watchdog = Watchdog::new(&handle);
         while handle.is_serving() {
@@ -113,7 +115,7 @@ impl Control {
                 let stats = handle.stats();
                 report::unlogged(stats.unlogged - unlogged);
                 unlogged = stats.unlogged;
-                report::limited(&handle);
+                drops.tick(now, &stats.dropped, &handle);
                 status.tick(now, stats);
                 manager.status(status.line(logging.dropped()));
             }

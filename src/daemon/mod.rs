@@ -5,6 +5,7 @@
 
 mod command_line;
 mod control;
+mod drop_report;
 mod logging;
 mod report;
 pub mod settings;
@@ -220,7 +221,8 @@ where
     let options = options
         .workers(settings.worker_threads())
         .policy(live.policy)
-        .receive_buffer(settings.receive_buffer_bytes.value() as usize);
+        .receive_buffer(settings.receive_buffer_bytes.value() as usize)
+        .send_buffer(8 << 20);
     let server = options.bind(P::default(), handler)?;
     if origin.handed_over == 0 {
         // But for a free port that was taken: it is not asked for again.

@@ -197,15 +197,3 @@ pub(super) fn exempt(live: &Live) {
         );
     }
 }
-
-/// A source that is over its rate, if there is a new one.
-pub(super) fn limited(server: &ServerHandle) {
-    if let Some(source) = server.take_limited() {
-        tracing::warn!(
-            message_id = message::LIMITED,
-            peer_address = %source,
-            "{source} is over its rate, what is beyond it is dropped; if it is a friend, \
-             raise rate-limit.per-second or add it to rate-limit.exempt"
-        );
-    }
-}

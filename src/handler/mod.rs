@@ -5,6 +5,7 @@
 //! once is driven in place. One that waits is kept, and the packets that its client sends meanwhile go to it in order.
 
 mod client;
+mod drop_log;
 mod echo;
 mod outbox;
 mod requests;
@@ -12,8 +13,9 @@ mod requests;
 use std::error::Error;
 use std::future::{Future, ready};
 
-pub(crate) use client::Station;
+pub(crate) use client::{AdmitErrorReply, Station};
 pub use client::{Client, SendPacketError};
+pub(crate) use drop_log::{DropExamples, DropLog};
 pub use echo::{EchoPacket, EchoRequestHandler, RequestLog, RequestLogSettings};
 pub(crate) use outbox::{LocalOutbox, Outbox};
 pub use requests::Requests;

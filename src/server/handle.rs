@@ -1,7 +1,7 @@
 //! What the outside holds of a server: where it listens, whether it serves, its counters, and how to stop it.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -11,7 +11,8 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
 use crate::admission::{Admission, Policy};
-use crate::ledger::{Counters, Stats};
+use crate::handler::DropExamples;
+use crate::ledger::{Counters, DropReason, Stats};
 use crate::socket::{BoundSocket, Families, kernel_drops};
 
 /// An address that a server listens on.
@@ -24,11 +25,18 @@ pub struct Listener {
     pub families: Families,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,
+    /// Bytes of send buffer that the kernel granted.
+    pub send_buffer: usize,
 }
 
 impl From<&BoundSocket> for Listener {
     fn from(bound: &BoundSocket) -> Self {
-        Self { address: bound.address, families: bound.families, receive_buffer: bound.receive_buffer }
+        Self {
+            address: bound.address,
+            families: bound.families,
+            receive_buffer: bound.receive_buffer,
+            send_buffer: bound.send_buffer,
+        }
     }
 }
 
@@ -49,6 +57,7 @@ pub enum Phase {
 pub(super) struct Shared {
     pub(super) listeners: Vec<Listener>,
     pub(super) admission: Arc<Admission>,
+    pub(super) examples: Arc<DropExamples>,
     pub(super) closing: Arc<AtomicBool>,
     phase: watch::Sender<Phase>,
     watched: OnceLock<Vec<Watched>>,
@@ -109,6 +118,7 @@ impl Shared {
         Self {
             listeners,
             admission: admission.into(),
+            examples: Arc::default(),
             closing: Arc::default(),
             phase: watch::Sender::new(Phase::Bound),
             watched: OnceLock::new(),
@@ -202,10 +212,10 @@ impl ServerHandle {
         self.0.admission.set_policy(policy);
     }
 
-    /// A source that was over its rate: at most one in 30 s, and none twice.
+    /// Takes an example of those who got no reply for this reason: the first since this was last called.
     #[must_use]
-    pub fn take_limited(&self) -> Option<IpAddr> {
-        self.0.admission.take_limited()
+    pub fn take_dropped_example(&self, reason: DropReason) -> Option<SocketAddr> {
+        self.0.examples.take(reason)
     }
 
     /// Waits until the server has come this far, or further.

@@ -3,6 +3,7 @@
 //! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has a thread,
 //! a runtime and sockets of its own. Knows no settings file and no service manager.
 
+mod backlog;
 pub mod blocking;
 mod drive;
 pub mod engine;
@@ -107,7 +108,11 @@ impl<P, H> UdpServer<P, H> {
     }
 
     fn new(listeners: Vec<Listener>, workers: Vec<Vec<BoundSocket>>, policy: &Policy, protocol: P, handler: H) -> Self {
-        let admission = Admission::new(listeners.iter().map(|listener| listener.address.port()), policy);
+        let ports = listeners.iter().map(|listener| listener.address.port());
+        let admission = match socket::client_ports() {
+            Some(client_ports) => Admission::with_client_ports(ports, &client_ports, policy),
+            None => Admission::new(ports, policy),
+        };
         let shared = Arc::new(Shared::new(listeners, admission, workers.iter().map(Vec::len).sum()));
         let serve = |bound: BoundSocket| Served {
             ipv6_socket: bound.families.ipv6_socket(),
@@ -227,24 +232,24 @@ where
 
     /// Serves some sockets on this task until the server closes.
     async fn run_worker(&self, sockets: &[Served]) -> Result<(), ServeError> {
-        let loops =
-            sockets.iter().map(|served| self.serve_socket(served, sockets.len() > 1)).collect::<Result<Vec<_>, _>>()?;
+        let loops = sockets.iter().map(|served| self.serve_socket(served)).collect::<Result<Vec<_>, _>>()?;
         join_all(loops).await;
         Ok(())
     }
 
-    fn serve_socket(&self, served: &Served, has_siblings: bool) -> Result<impl Future<Output = ()>, ServeError> {
+    fn serve_socket(&self, served: &Served) -> Result<impl Future<Output = ()>, ServeError> {
         let handler = &*self.handler;
         let surroundings = Surroundings {
             admission: Arc::clone(&self.shared.admission),
             counters: Arc::clone(&served.counters),
+            examples: Arc::clone(&self.shared.examples),
             closing: Arc::clone(&self.shared.closing),
             bound: served.address,
         };
         let engine = Engine::within(surroundings, Arc::clone(&self.protocol), |client, requests| {
             handler.handle(client, requests)
         });
-        let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket, has_siblings)
+        let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket)
             .map_err(|source| ServeError::Watch { address: served.address, source })?;
         Ok(async move {
             if !served.begun.swap(true, Relaxed) {

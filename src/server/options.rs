@@ -85,6 +85,14 @@ impl ServerOptions {
         self
     }
 
+    /// Bytes of send buffer to ask for, for each socket: replies wait in it while the kernel looks for the neighbour that
+    /// they go to, up to three seconds for one that does not exist.
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.options.send_buffer = Some(bytes);
+        self
+    }
+
     /// Who is answered, and how often.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {

@@ -9,6 +9,7 @@
 mod bind;
 mod bound;
 mod control;
+mod messages;
 mod name;
 mod options;
 mod receive;
@@ -17,14 +18,14 @@ mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use bind::{Target, adopt, bind};
+pub use bind::{Target, adopt, bind, client_ports};
 pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 use bytes::Bytes;
 pub use control::PacketInfo;
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
-pub(crate) use watch::{watch_readable, watch_writable};
+pub(crate) use watch::watch_readable;
 
 /// How many datagrams one system call moves at most.
 pub const BATCH: usize = 64;

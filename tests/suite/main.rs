@@ -18,6 +18,7 @@ mod json;
 mod library_client;
 mod library_server;
 mod log;
+mod neighbours;
 mod netcat;
 mod packaging;
 mod restricted;

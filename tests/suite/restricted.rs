@@ -5,6 +5,7 @@
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
 use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_ipv6, has_program, need, run, sh, wait_for};
 
@@ -105,4 +106,28 @@ fn valgrind_finds_nothing_in_an_echo_run() {
     daemon.wait_for_line("settings reloaded");
     let finished = daemon.stop();
     assert_eq!(finished.code(), Some(0), "{finished:?}");
+}
+
+#[test]
+fn a_host_with_ipv6_switched_off_is_not_said_to_be_served_over_ipv6() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let host = Namespace::new();
+    let set = "for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > $file; done";
+    sh(format!("ip netns exec {} sh -ec '{set}'", host.name())).success();
+    let mut daemon = DaemonCommand::default().within(&host).listen("[::]:9000").start();
+    daemon.wait_for_line("listening on [::]:9000 (IPv4; this host has no IPv6 address)");
+    let server = daemon.at("127.0.0.1");
+    assert_eq!(host.run(|| ask(&connected(server), b"1")), b"1");
+}
+
+#[test]
+fn a_listener_at_rest_takes_little_memory() {
+    let resident = |listeners: usize| {
+        let daemon = (0..listeners).fold(DaemonCommand::default(), |daemon, _| daemon.listen("127.0.0.1:0")).start();
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.process.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let (few, many) = (resident(1), resident(201));
+    assert!(many.saturating_sub(few) <= 200 * 64, "{few} KiB with one listener, {many} KiB with 201");
 }
