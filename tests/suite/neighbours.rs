@@ -154,7 +154,7 @@ fn one_forged_neighbour_silences_nobody_on_a_stock_kernel() {
     need!(Namespace::possible() && has_program("setpriv"), "root, ip and setpriv");
     let hosts = hosts();
     set_neighbour_queue(&hosts.0, 212_992);
-    let mut daemon = daemon(&hosts, "receive-buffer-bytes = 212992");
+    let mut daemon = daemon(&hosts, "receive-buffer-bytes = 212992\nsend-buffer-bytes = 212992");
     for flood in ONE_ADDRESS {
         withstands(&mut daemon, &hosts, flood);
     }
