@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use super::drop_report::DropReport;
 use super::logging::Logging;
 use super::report::{self, Origin, Status};
-use super::settings::{Live, Settings, SettingsError};
+use super::settings::{Reloadable, Settings, SettingsError};
 use super::systemd::{self, ServiceManager};
 use super::{DaemonError, Source};
 use crate::message;
@@ -77,12 +77,12 @@ impl Control {
         server: BackgroundServer,
         origin: Origin,
         logging: &Logging,
-        apply: impl Fn(&Live),
+        apply: impl Fn(&Reloadable),
     ) -> Result<(), DaemonError> {
         let handle = server.handle().clone();
         report::listeners(handle.listeners(), self.started.receive_buffer_bytes.value() as usize);
         report::origin(origin, handle.listeners(), &self.started);
-        report::exempt(&self.started.live());
+        report::exempt(&self.started.reloadable());
         let mut status = Status::new(&handle);
         let mut manager = ServiceManager::default();
         manager.ready(status.line(logging.dropped()));
@@ -130,7 +130,7 @@ impl Control {
     }
 
     /// Reads the settings again and puts them in force; says what the status line should add.
-    fn reload(&self, origin: Origin, logging: &Logging, apply: &impl Fn(&Live)) -> String {
+    fn reload(&self, origin: Origin, logging: &Logging, apply: &impl Fn(&Reloadable)) -> String {
         let settings = match self.source.read() {
             Ok(settings) => settings,
             Err(error) => {
@@ -142,7 +142,7 @@ impl Control {
                 return format!("; reload failed: {reason}");
             }
         };
-        let live = settings.live();
+        let live = settings.reloadable();
         apply(&live);
         logging.set_level(live.log_level);
         report::exempt(&live);
@@ -151,7 +151,7 @@ impl Control {
     }
 
     fn warn_of_restart(&self, origin: Origin, settings: &Settings) -> String {
-        let mut changed = self.started.start().differences(&settings.start());
+        let mut changed = self.started.fixed().differences(&settings.fixed());
         // A socket unit says where to listen, at the next start too.
         changed.retain(|&key| key != "listen" || origin.handed_over == 0);
         let changed = changed.join(", ");

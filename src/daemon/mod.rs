@@ -25,7 +25,7 @@ use self::command_line::CommandLine;
 use self::control::{Control, ControlError};
 use self::logging::{Logging, LoggingError};
 use self::report::Origin;
-use self::settings::{InvalidJson, Listen, Live, Protocol, Settings, SettingsError};
+use self::settings::{InvalidJson, Listen, Protocol, Reloadable, Settings, SettingsError};
 use self::systemd::sockets::{self, InheritError, Inherited};
 use crate::handler::{EchoPacket, EchoRequestHandler};
 use crate::protocol::{BytesProtocol, DatagramProtocol, RawJsonProtocol};
@@ -183,7 +183,7 @@ fn run(command_line: &CommandLine, inherited: Result<Inherited, InheritError>) -
         return Ok(());
     }
     let inherited = inherited?;
-    let logging = Logging::start(settings.start().log_target, settings.log.level)?;
+    let logging = Logging::start(settings.fixed().log_target, settings.log.level)?;
     let ran = match settings.reply.protocol {
         Protocol::Json => serve::<RawJson, RawJsonProtocol>(source, &settings, inherited, &logging),
         Protocol::Raw => serve::<Bytes, BytesProtocol>(source, &settings, inherited, &logging),
@@ -215,11 +215,11 @@ where
     P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
 {
     let handler = EchoRequestHandler::new();
-    let live = settings.live();
+    let live = settings.reloadable();
     apply(&handler, &live);
     let (options, mut origin) = choose_sockets(settings, inherited);
     let options = options
-        .workers(settings.worker_threads())
+        .workers(settings.worker_count())
         .policy(live.policy)
         .receive_buffer(settings.receive_buffer_bytes.value() as usize)
         .send_buffer(8 << 20);
@@ -255,7 +255,7 @@ fn choose_sockets(settings: &Settings, inherited: Inherited) -> (ServerOptions, 
 }
 
 /// Puts in force what of the live settings is the handler's.
-fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Live) {
+fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable) {
     handler.answer_invalid(live.invalid_json == InvalidJson::Error);
     handler.log.set(live.request_log);
 }

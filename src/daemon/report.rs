@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::settings::{Live, Settings};
+use super::settings::{Reloadable, Settings};
 use crate::ledger::Stats;
 use crate::message;
 use crate::server::{Listener, ServerHandle};
@@ -147,7 +147,7 @@ pub(super) fn origin(origin: Origin, listeners: &[Listener], settings: &Settings
             plural(kept, "socket")
         );
     }
-    let wanted = settings.worker_threads();
+    let wanted = settings.worker_count();
     if workers < wanted {
         tracing::warn!(
             message_id = message::FEWER_WORKERS,
@@ -187,7 +187,7 @@ pub(super) fn unlogged(requests: u64) {
 }
 
 /// An address can be forged, a friend's too.
-pub(super) fn exempt(live: &Live) {
+pub(super) fn exempt(live: &Reloadable) {
     let exempt: Vec<_> = live.policy.rate_limit.exempt.iter().map(ToString::to_string).collect();
     if !exempt.is_empty() {
         tracing::warn!(

@@ -1,8 +1,8 @@
 //! The settings file: TOML to settings that are valid by construction, and back.
 //!
 //! Every table refuses unknown keys; each kind of value is a type that holds only what makes sense. `Default` is the one
-//! place where defaults are written; a test holds the shipped file against it. [`Start`] needs a restart to change,
-//! [`Live`] takes effect on reload.
+//! place where defaults are written; a test holds the shipped file against it. [`Fixed`] needs a restart to change,
+//! [`Reloadable`] takes effect on reload.
 
 mod values;
 
@@ -118,7 +118,7 @@ impl Default for Log {
 
 /// What needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start {
+pub struct Fixed {
     /// Addresses and ports.
     pub listen: Listen,
     /// Threads that serve; 0 = one per CPU.
@@ -131,7 +131,7 @@ pub struct Start {
     pub log_target: LogTarget,
 }
 
-impl Start {
+impl Fixed {
     /// The keys whose values differ.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
@@ -148,7 +148,7 @@ impl Start {
 
 /// What takes effect on reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Live {
+pub struct Reloadable {
     /// What happens to datagrams that are not JSON.
     pub invalid_json: InvalidJson,
     /// The least severe level that is logged.
@@ -188,8 +188,8 @@ impl Settings {
 
     /// What needs a restart to change.
     #[must_use]
-    pub fn start(&self) -> Start {
-        Start {
+    pub fn fixed(&self) -> Fixed {
+        Fixed {
             listen: self.listen.clone(),
             workers: self.workers,
             receive_buffer_bytes: self.receive_buffer_bytes,
@@ -200,8 +200,8 @@ impl Settings {
 
     /// What takes effect on reload.
     #[must_use]
-    pub fn live(&self) -> Live {
-        Live {
+    pub fn reloadable(&self) -> Reloadable {
+        Reloadable {
             invalid_json: self.reply.invalid_json,
             log_level: self.log.level,
             request_log: RequestLogSettings {
@@ -215,7 +215,7 @@ impl Settings {
 
     /// How many threads serve: one per CPU where `workers` is 0.
     #[must_use]
-    pub fn worker_threads(&self) -> usize {
+    pub fn worker_count(&self) -> usize {
         match self.workers.value() {
             0 => thread::available_parallelism().map_or(1, NonZero::get),
             workers => workers as usize,
@@ -432,7 +432,7 @@ mod tests {
     fn a_change_that_needs_a_restart_is_named() {
         let old = Settings::default();
         let new = Settings::parse("workers = 2\n[log]\ntarget = 'stderr'\nlevel = 'debug'").unwrap();
-        assert_eq!(old.start().differences(&new.start()), ["workers", "log.target"]);
-        assert_ne!(old.live(), new.live());
+        assert_eq!(old.fixed().differences(&new.fixed()), ["workers", "log.target"]);
+        assert_ne!(old.reloadable(), new.reloadable());
     }
 }
