@@ -9,6 +9,7 @@
 mod bind;
 mod bound;
 mod control;
+mod interface;
 mod messages;
 mod name;
 mod options;
@@ -22,6 +23,7 @@ pub use bind::{Target, adopt, bind, client_ports};
 pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 use bytes::Bytes;
 pub use control::PacketInfo;
+pub use interface::{interface_index, interface_name};
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
