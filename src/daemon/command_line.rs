@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, ValueHint};
 
 use super::Source;
-use super::settings::{Listen, ListenAddress};
+use super::settings::{Listen, ListenAddress, ListenError};
 
 /// What the daemon was called with.
 #[derive(Debug, Parser)]
@@ -51,7 +51,7 @@ impl CommandLine {
         Source { config: self.config.clone(), listen: self.listen().and_then(Result::ok) }
     }
 
-    fn listen(&self) -> Option<Result<Listen, &'static str>> {
+    fn listen(&self) -> Option<Result<Listen, ListenError>> {
         let addresses: Vec<_> = self.listen.iter().map(|address| address.0).collect();
         (!addresses.is_empty()).then(|| Listen::new(addresses))
     }

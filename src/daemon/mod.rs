@@ -154,6 +154,9 @@ pub fn main() -> ExitCode {
     match &error {
         // With the usage and a hint. Nobody is left to tell when standard error is closed.
         DaemonError::Usage(usage) if !logging::stderr_is_the_journal() => drop(usage.print()),
+        DaemonError::Settings(SettingsError::Invalid { path, faults }) => {
+            faults.lines(path).for_each(|line| logging::last_words(&line));
+        }
         _ => logging::last_words(&line),
     }
     if error.comes_back(triggered) {

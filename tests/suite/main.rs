@@ -22,6 +22,7 @@ mod neighbours;
 mod netcat;
 mod packaging;
 mod restricted;
+mod settings;
 mod spoof;
 mod systemd;
 mod volume;

@@ -1,91 +1,84 @@
 //! The settings file: TOML to settings that are valid by construction, and back.
 //!
-//! Every table refuses unknown keys; each kind of value is a type that holds only what makes sense. `Default` is the one
-//! place where defaults are written; a test holds the shipped file against it. [`Fixed`] needs a restart to change,
-//! [`Reloadable`] takes effect on reload.
+//! Every table refuses unknown keys; each kind of value is a type that holds only what makes sense. The `Default` of
+//! each table is the one place in the code where defaults are written; a test holds the shipped file against it.
+//! [`Fixed`] needs a restart to change, [`Reloadable`] takes effect on reload.
 
+mod diagnosis;
+mod faults;
+mod keys;
+mod listen;
+mod syntax;
 mod values;
 
 use std::fmt;
 use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::faults::{Fault, Faults};
+pub use self::listen::{Listen, ListenAddress, ListenError};
 pub use self::values::*;
-use crate::admission::{LONGEST_BURST, Policy, Prefix};
+use crate::admission::{LARGEST_COST, LONGEST_BURST, Policy, Prefix};
 use crate::handler::RequestLogSettings;
 
 /// The file as it is written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Addresses and ports to answer on.
+    /// Addresses and ports to listen on.
     pub listen: Listen,
-    /// Threads that serve.
-    pub workers: Workers,
-    /// Bytes of receive buffer for each socket.
-    pub receive_buffer_bytes: ReceiveBufferBytes,
-    /// How datagrams are answered.
+    /// Threads that serve; 0 = one per CPU.
+    pub workers: Whole<0, 256>,
+    /// Receive buffer to ask for, for each socket.
+    pub receive_buffer_bytes: BufferSize,
+    /// Send buffer to ask for, for each socket.
+    pub send_buffer_bytes: BufferSize,
+    /// How datagrams are replied to.
     pub reply: Reply,
     /// What is logged, and where.
     pub log: Log,
-    /// Who is answered.
+    /// Which sources get a reply.
     pub access: Access,
-    /// How often.
+    /// How often they get one.
     pub rate_limit: RateLimit,
 }
 
-/// The table `[access]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct Access {
-    /// Sources that are answered; empty = everyone.
-    pub allow: Vec<Text<Prefix>>,
-    /// Sources that are not.
-    pub deny: Vec<Text<Prefix>>,
-    /// Source ports that are not.
-    pub deny_source_ports: Vec<Text<Ports>>,
-}
+/// The size of a socket's buffer; the kernel takes no more.
+pub type BufferSize = Size<4096, 1_073_741_824>;
 
-impl Default for Access {
+impl Default for Settings {
     fn default() -> Self {
-        // Services that answer anything, and so could loop with this one.
-        let ports = [1..=1023, 1900..=1900, 2049..=2049, 3702..=3702, 5353..=5353, 11_211..=11_211];
-        let deny_source_ports = ports.map(|range| Text(Ports(range))).into();
-        Self { allow: Vec::new(), deny: Vec::new(), deny_source_ports }
+        Self {
+            listen: Listen::everywhere(9000),
+            workers: Whole::of(1),
+            receive_buffer_bytes: Size::of(8 << 20),
+            send_buffer_bytes: Size::of(8 << 20),
+            reply: Reply::default(),
+            log: Log::default(),
+            access: Access::default(),
+            rate_limit: RateLimit::default(),
+        }
     }
 }
 
-/// The table `[rate-limit]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct RateLimit {
-    /// Tokens that one source gains each second; 0 = off.
-    pub per_second: PerSecond,
-    /// Tokens that it may spend at once.
-    pub burst: Burst,
-    /// Datagrams of all sources together each second; 0 = off.
-    pub total_per_second: TotalPerSecond,
-    /// Bits of an IPv4 address that make one source.
-    pub ipv4_prefix: Ipv4Prefix,
-    /// Bits of an IPv6 address that make one source.
-    pub ipv6_prefix: Ipv6Prefix,
-    /// Sources without a limit.
-    pub exempt: Vec<Text<Prefix>>,
-    /// Error replies to one source each second; 0 = no limit.
-    pub error_replies_per_second: ErrorRepliesPerSecond,
-}
-
 /// The table `[reply]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Reply {
     /// What a datagram must be.
     pub protocol: Protocol,
     /// What happens to those that are not JSON.
     pub invalid_json: InvalidJson,
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Self { protocol: Protocol::Json, invalid_json: InvalidJson::Error }
+    }
 }
 
 /// The table `[log]`.
@@ -99,19 +92,84 @@ pub struct Log {
     /// Whether each request has a line.
     pub requests: bool,
     /// How many of those a second; 0 = no limit.
-    pub requests_per_second: RequestsPerSecond,
-    /// How much of the payload they show.
-    pub max_payload_bytes: MaxPayloadBytes,
+    pub requests_per_second: Whole<0, 1_000_000>,
+    /// How much of the payload they show, in bytes of the line.
+    pub max_payload_bytes: Whole<16, 16_384>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
-            target: LogTarget::default(),
-            level: LogLevel::default(),
+            target: LogTarget::Auto,
+            level: LogLevel::Info,
             requests: true,
-            requests_per_second: RequestsPerSecond::default(),
-            max_payload_bytes: MaxPayloadBytes::default(),
+            requests_per_second: Whole::of(100),
+            max_payload_bytes: Whole::of(512),
+        }
+    }
+}
+
+/// The table `[access]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Access {
+    /// Sources that get a reply; empty = everyone.
+    pub allow: Vec<FromText<Prefix>>,
+    /// Sources that do not.
+    pub deny: Vec<FromText<Prefix>>,
+    /// Source ports that do not.
+    pub deny_source_ports: Vec<FromText<PortRange>>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        // Services that answer anything, and so could loop with this one.
+        let ports = [1..=1023, 1900..=1900, 2049..=2049, 3702..=3702, 5353..=5353, 11_211..=11_211];
+        let deny_source_ports = ports.map(|range| FromText(PortRange(range))).into();
+        Self { allow: Vec::new(), deny: Vec::new(), deny_source_ports }
+    }
+}
+
+/// The table `[rate-limit]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct RateLimit {
+    /// Tokens that one source gains each second; 0 = off.
+    pub per_second: Whole<0, 100_000>,
+    /// Tokens that it may spend at once, among the [`sensible_bursts`](Self::sensible_bursts).
+    pub burst: Whole<0, 30_000_000>,
+    /// Datagrams of all sources together each second; 0 = off.
+    pub total_per_second: Whole<0, 10_000_000>,
+    /// Bits of an IPv4 address that make one source.
+    pub ipv4_prefix: Whole<1, 32>,
+    /// Bits of an IPv6 address that make one source.
+    pub ipv6_prefix: Whole<1, 128>,
+    /// Sources without a limit.
+    pub exempt: Vec<FromText<Prefix>>,
+    /// Error replies to one source each second; 0 = no limit.
+    pub error_replies_per_second: Whole<0, 100>,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self {
+            per_second: Whole::of(200),
+            burst: Whole::of(400),
+            total_per_second: Whole::of(0),
+            ipv4_prefix: Whole::of(32),
+            ipv6_prefix: Whole::of(64),
+            exempt: Vec::new(),
+            error_replies_per_second: Whole::of(10),
+        }
+    }
+}
+
+impl RateLimit {
+    /// The bursts that make sense at this rate: the largest datagram passes, and a burst refills in time.
+    fn sensible_bursts(&self) -> RangeInclusive<u32> {
+        match self.per_second.value() {
+            0 => 0..=u32::MAX,
+            rate => LARGEST_COST..=rate.saturating_mul(LONGEST_BURST),
         }
     }
 }
@@ -122,9 +180,11 @@ pub struct Fixed {
     /// Addresses and ports.
     pub listen: Listen,
     /// Threads that serve; 0 = one per CPU.
-    pub workers: Workers,
-    /// Bytes of receive buffer.
-    pub receive_buffer_bytes: ReceiveBufferBytes,
+    pub workers: Whole<0, 256>,
+    /// Receive buffer of each socket.
+    pub receive_buffer_bytes: BufferSize,
+    /// Send buffer of each socket.
+    pub send_buffer_bytes: BufferSize,
     /// What a datagram must be.
     pub protocol: Protocol,
     /// Where the log goes.
@@ -139,6 +199,7 @@ impl Fixed {
             ("listen", self.listen != other.listen),
             ("workers", self.workers != other.workers),
             ("receive-buffer-bytes", self.receive_buffer_bytes != other.receive_buffer_bytes),
+            ("send-buffer-bytes", self.send_buffer_bytes != other.send_buffer_bytes),
             ("reply.protocol", self.protocol != other.protocol),
             ("log.target", self.log_target != other.log_target),
         ];
@@ -155,7 +216,7 @@ pub struct Reloadable {
     pub log_level: LogLevel,
     /// The lines of requests.
     pub request_log: RequestLogSettings,
-    /// Who is answered, and how often.
+    /// Which sources get replies, and how often.
     pub policy: Policy,
 }
 
@@ -163,27 +224,25 @@ impl Settings {
     /// Reads a file.
     ///
     /// # Errors
-    /// It cannot be read, or says something that it may not; the error names path, line and column.
+    /// It cannot be read or is invalid; the error names path, line and column.
     pub fn read(path: &Path) -> Result<Self, SettingsError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|fault| SettingsError::Invalid { path: path.to_owned(), fault })
+        Self::parse(&text).map_err(|faults| SettingsError::Invalid { path: path.to_owned(), faults })
     }
 
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// What is wrong first, and where.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
-        let fault = |key: String, error: &toml::de::Error| Fault::new(text, &key, error);
-        let file = toml::Deserializer::parse(text).map_err(|error| fault(String::new(), &error))?;
-        let settings: Self =
-            serde_path_to_error::deserialize(file).map_err(|error| fault(error.path().to_string(), error.inner()))?;
-        let (rate, burst) = (settings.rate_limit.per_second.value(), settings.rate_limit.burst.value());
-        if rate > 0 && burst > rate.saturating_mul(LONGEST_BURST) {
-            return Err(Fault::of_burst(text, rate));
+    /// Everything that is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let settings = toml::Deserializer::parse(text).and_then(Self::deserialize);
+        match settings {
+            Ok(settings) if settings.rate_limit.sensible_bursts().contains(&settings.rate_limit.burst.value()) => {
+                Ok(settings)
+            }
+            _ => Err(diagnosis::faults(text)),
         }
-        Ok(settings)
     }
 
     /// What needs a restart to change.
@@ -193,6 +252,7 @@ impl Settings {
             listen: self.listen.clone(),
             workers: self.workers,
             receive_buffer_bytes: self.receive_buffer_bytes,
+            send_buffer_bytes: self.send_buffer_bytes,
             protocol: self.reply.protocol,
             log_target: self.log.target,
         }
@@ -223,7 +283,7 @@ impl Settings {
     }
 
     fn policy(&self) -> Policy {
-        let prefixes = |texts: &[Text<Prefix>]| texts.iter().map(|text| text.0).collect();
+        let prefixes = |texts: &[FromText<Prefix>]| texts.iter().map(|text| text.0).collect();
         let mut policy = Policy::open();
         policy.allow = prefixes(&self.access.allow);
         policy.deny = prefixes(&self.access.deny);
@@ -246,55 +306,6 @@ impl fmt::Display for Settings {
     }
 }
 
-/// What is wrong in a settings file, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Counted from 1.
-    pub line: usize,
-    /// Counted from 1, in characters.
-    pub column: usize,
-    /// What was wrong and what was expected, naming the key.
-    pub message: String,
-}
-
-impl Fault {
-    fn new(text: &str, key: &str, error: &toml::de::Error) -> Self {
-        let named = !key.is_empty() && key != "." && !key.ends_with('?');
-        let message = error.message().lines().collect::<Vec<_>>().join(", ");
-        let message = if named { format!("{key}: {message}") } else { message };
-        Self::at(text, error.span().map_or(0, |span| span.start), &message)
-    }
-
-    fn at(text: &str, offset: usize, message: &str) -> Self {
-        // A quoted key may hold anything, and the message is one line.
-        let message = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let before = text.get(..offset).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Self { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1, message }
-    }
-}
-
-impl Fault {
-    /// A burst that would take too long to become whole again: a fault of two keys, shown at the one that is written.
-    fn of_burst(text: &str, rate: u32) -> Self {
-        let document = toml::de::DeTable::parse(text).ok();
-        let table = document.as_ref().and_then(|document| document.get_ref().get("rate-limit"));
-        let value = |key| table.and_then(|table| table.get_ref().get(key));
-        let at = value("burst").or_else(|| value("per-second")).map_or(0, |value| value.span().start);
-        let most = rate.saturating_mul(LONGEST_BURST);
-        let message = format!(
-            "rate-limit.burst: expected at most {most}, what per-second = {rate} makes up for in {LONGEST_BURST} s"
-        );
-        Self::at(text, at, &message)
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.message)
-    }
-}
-
 /// A settings file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -306,13 +317,13 @@ pub enum SettingsError {
         /// Why.
         source: std::io::Error,
     },
-    /// It says something that it may not.
-    #[error("{}:{fault}", path.display())]
+    /// It is invalid.
+    #[error("{}:{faults}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What and where.
-        fault: Fault,
+        faults: Faults,
     },
 }
 
@@ -341,7 +352,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_the_same() {
-        let text = "listen = ['127.0.0.1:1', '[fe80::1%2]:2']\nworkers = 0\n[log]\nlevel = 'trace'\nrequests = false";
+        let text = "listen = ['127.0.0.1:1', '[fe80::1%lo]:2']\nworkers = 0\n[log]\nlevel = 'trace'\nrequests = false";
         let settings = Settings::parse(text).unwrap();
         assert_eq!(Settings::parse(&settings.to_string()).unwrap(), settings);
         assert_ne!(settings, Settings::default());
@@ -357,7 +368,7 @@ mod tests {
                 _ => keys.push((None, name, value)),
             }
         }
-        assert_eq!(keys.len(), 20, "a new key belongs to this test by itself; count it");
+        assert_eq!(keys.len(), 21, "a new key belongs to this test by itself; count it");
         for (table, key, value) in keys {
             let wrong_type = if value.is_str() { "7" } else { "'seven'" };
             let wrong_value = match value {
@@ -368,63 +379,79 @@ mod tests {
             };
             let (header, path) = table
                 .map_or_else(|| (String::new(), key.clone()), |table| (format!("[{table}]"), format!("{table}.{key}")));
-            for wrong in [wrong_type, wrong_value] {
+            for wrong in [wrong_type, wrong_value, "99999999999999999999999999999999999999999", "2026-11-24", "1e999"] {
                 let message = fault(&format!("{header}\n{key} = {wrong}\n"));
-                // Inside an array it is the element that is wrong.
-                let column = key.len() + 4 + usize::from(wrong.starts_with('['));
-                assert!(message.starts_with(&format!("2:{column}")), "{key} = {wrong}: {message}");
-                assert!(message.contains(&path), "{key} = {wrong}: {message}");
-                let expected = ["expected", "is not an address", "is not a port"];
-                assert!(expected.iter().any(|text| message.contains(text)), "{key} = {wrong}: {message}");
+                // Inside a list it is the element that is wrong.
+                let inside = usize::from(wrong.starts_with('['));
+                let place = format!("2:{}: {path}{}: expected ", key.len() + 4 + inside, ["", "[0]"][inside]);
+                assert!(message.starts_with(&place), "{key} = {wrong}: {message}");
+                let suggestion = message.ends_with("expected a list: ['seven']");
+                assert!(suggestion || message.ends_with(&format!("`{}`", wrong.trim_matches(['[', ']']))), "{message}");
             }
         }
     }
 
     #[test]
-    fn a_fault_says_where_and_what_was_expected() {
-        assert_eq!(
-            fault("\n\nworkers = 300"),
-            "3:11: workers: invalid value: integer `300`, expected a whole number from 0 to 256"
-        );
-        assert_eq!(
-            fault("[log]\nlevle = 'info'").split(", expected").next(),
-            Some("2:1: log.levle: unknown field `levle`")
-        );
-        assert_eq!(fault("listen = []"), "1:10: listen: at least one address is needed, such as \"[::]:9000\"");
-        assert_eq!(fault("listen = ['[::]:1', '[::]:1']"), "1:10: listen: an address is there twice");
-        assert!(
-            fault("listen = ['127.0.0.1']").starts_with("1:11: listen[0]: `127.0.0.1` is not an address and a port")
-        );
-        assert!(fault("workers = \n").starts_with("1:11: "));
-        assert!(fault("workers = 1\nworkers = 2").starts_with("2:1: "));
-    }
-
-    #[test]
-    fn a_burst_must_pass_the_largest_datagram_and_be_made_up_for_in_time() {
-        let text = "[rate-limit]\nburst = 53";
+    fn sizes_may_have_a_unit() {
+        for size in ["8388608", "'8MiB'", "'8M'", "'8192 KiB'"] {
+            assert_eq!(Settings::parse(&format!("receive-buffer-bytes = {size}")), Ok(Settings::default()), "{size}");
+        }
+        let settings = Settings::parse("send-buffer-bytes = '1GiB'").unwrap();
+        assert_eq!(settings.send_buffer_bytes.value(), 1 << 30);
+        assert!(settings.to_string().contains("send-buffer-bytes = 1073741824"));
         let expected =
-            "2:9: rate-limit.burst: invalid value: integer `53`, expected a whole number from 54 to 30000000";
-        assert_eq!(fault(text), expected);
-        assert_eq!(
-            fault("[rate-limit]\nper-second = 1\n"),
-            "2:14: rate-limit.burst: expected at most 300, what per-second = 1 makes up for in 300 s"
-        );
-        assert!(fault("[rate-limit]\nper-second = 10\nburst = 3001").starts_with("3:9: rate-limit.burst: "));
-        assert!(Settings::parse("[rate-limit]\nper-second = 10\nburst = 3000").is_ok());
-        assert!(Settings::parse("[rate-limit]\nper-second = 0\nburst = 30000000").is_ok());
+            "expected 4096 to 1073741824 bytes, such as 8388608 or \"8MiB\" (units: KiB, MiB, GiB or K, M, G)";
+        for wrong in ["4095", "1073741825", "'8MB'", "'3K'", "'2G'", "true"] {
+            let fault = fault(&format!("send-buffer-bytes = {wrong}"));
+            assert_eq!(fault, format!("1:21: send-buffer-bytes: {expected}, not `{wrong}`"));
+        }
     }
 
     #[test]
-    fn prefixes_and_ports_say_what_is_wrong_with_them() {
-        assert_eq!(
-            fault("[access]\ndeny = ['::1', '192.0.2.7/24']"),
-            "2:16: access.deny[1]: `192.0.2.7/24` is address bits beyond the prefix length, `192.0.2.0/24` is meant"
-        );
-        for ports in ["x", "1-", "-1", "9-8", "65536", "1-2-3"] {
-            assert!(
-                fault(&format!("[access]\ndeny-source-ports = ['{ports}']"))
-                    .starts_with("2:22: access.deny-source-ports[0]")
-            );
+    fn choices_may_be_written_in_any_case() {
+        for (level, expected) in [
+            ("INFO", LogLevel::Info),
+            ("Warning", LogLevel::Warn),
+            ("warn", LogLevel::Warn),
+            ("trace", LogLevel::Trace),
+        ] {
+            assert_eq!(Settings::parse(&format!("[log]\nlevel = '{level}'")).unwrap().log.level, expected);
+        }
+        assert_eq!(Settings::parse("[reply]\nprotocol = 'RAW'").unwrap().reply.protocol, Protocol::Raw);
+    }
+
+    #[test]
+    fn a_burst_must_pass_the_largest_datagram_and_refill_in_time() {
+        for (text, expected) in [
+            (
+                "burst = 53",
+                "2:9: rate-limit.burst: must be at least 54, what the largest datagram costs, unless per-second = 0",
+            ),
+            (
+                "per-second = 1",
+                "2:14: rate-limit.per-second: must be at least 2: a burst has to refill within 300 s, with burst = 400 \
+                 (the default)",
+            ),
+            (
+                "per-second = 10\nburst = 3001",
+                "3:9: rate-limit.burst: must be at most 3000: a burst has to refill within 300 s at per-second = 10",
+            ),
+            (
+                "burst = 60001",
+                "2:9: rate-limit.burst: must be at most 60000: a burst has to refill within 300 s at per-second = 200 \
+                 (the default)",
+            ),
+        ] {
+            assert_eq!(fault(&format!("[rate-limit]\n{text}")), expected);
+        }
+        for text in [
+            "per-second = 10\nburst = 3000",
+            "per-second = 0\nburst = 30000000",
+            "per-second = 0\nburst = 0",
+            "per-second = 2",
+            "burst = 54",
+        ] {
+            assert!(Settings::parse(&format!("[rate-limit]\n{text}")).is_ok(), "{text}");
         }
     }
 
