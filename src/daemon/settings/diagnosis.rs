@@ -37,11 +37,11 @@ pub(super) struct Diagnosis<'t> {
     pub(super) known: &'t toml::Table,
     /// Each with the byte where it is.
     found: Vec<(usize, String)>,
-    /// How many more are worth their text: each pass over the file may find the first ones of it.
+    /// The number that still get a text: each pass over the file may find the first ones of it.
     room: usize,
-    /// How many were counted without a text.
+    /// The number of those without a text.
     more: usize,
-    /// Where the values begin that are no TOML, in rising order: what became of them says nothing.
+    /// The places, in rising order, of values that are not TOML: what became of them says nothing.
     pub(super) spoilt: Vec<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// What is wrong with a value, in plain words.
+    /// Says what is wrong with a value, in plain words.
     pub(super) fn judge(&self, path: &[&str], default: &toml::Value, value: &Spanned<DeValue<'_>>) -> Option<String> {
         let error = read(path, value).err()?;
         let message = match error.message() {
@@ -182,7 +182,7 @@ fn table_for<'i>(value: &Spanned<DeValue<'i>>) -> Spanned<DeValue<'i>> {
     if value.get_ref().is_array() { list_of(&[table]) } else { table }
 }
 
-/// What serde says, in the words of an operator, with what stands in the file.
+/// Puts a message of serde in an operator's words, with what stands in the file.
 fn in_plain_words(message: &str, path: &[&str], default: &toml::Value, source: &str) -> String {
     let found = quoted(source);
     // Of serde's "invalid type: .., expected .." the latter part is ours.

@@ -1,4 +1,4 @@
-//! What is wrong in a settings file: a list of faults, each on one line, each with its place.
+//! The faults of a settings file: a list of them, each on one line, each with its place.
 
 use std::fmt;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl fmt::Display for Fault {
 pub struct Faults {
     first: Fault,
     others: Vec<Fault>,
-    /// How many more there are, which are not shown.
+    /// The number of those that are not shown.
     hidden: usize,
 }
 

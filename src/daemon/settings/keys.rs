@@ -12,7 +12,7 @@ pub(super) fn shown(path: &[&str]) -> String {
     keys.collect::<Vec<_>>().join(".")
 }
 
-/// What to say of a key, or of a table, that does not exist.
+/// Says what to do about a key, or a table, that does not exist.
 pub(super) fn unknown(known: &toml::Table, table: &[&str], key: &str, is_table: bool) -> String {
     let meant = hint(known, table, &normal(key), is_table).unwrap_or_else(|| all_of(known, table));
     let path = shown(&[table, &[key]].concat());
@@ -27,7 +27,7 @@ fn normal(key: &str) -> String {
     key.to_ascii_lowercase().replace('_', "-")
 }
 
-/// What was meant: the same name in another spelling or another table, or a name that is nearly the same.
+/// The name that was meant: the same in another spelling or another table, or one that is nearly the same.
 fn hint(known: &toml::Table, table: &[&str], key: &str, is_table: bool) -> Option<String> {
     let here = table.iter().try_fold(known, |known, &key| known.get(key)?.as_table())?;
     if here.get(key).is_some_and(|default| default.is_table() == is_table) {
@@ -55,7 +55,7 @@ fn did_you_mean(name: &str, is_table: bool) -> String {
     if is_table { format!("did you mean `[{name}]`?") } else { format!("did you mean `{name}`?") }
 }
 
-/// What a table has.
+/// The names that a table has.
 fn all_of(known: &toml::Table, table: &[&str]) -> String {
     let here = table.iter().try_fold(known, |known, &key| known.get(key)?.as_table());
     let (tables, keys): (Vec<_>, Vec<_>) = here.into_iter().flatten().partition(|(_, default)| default.is_table());

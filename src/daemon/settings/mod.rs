@@ -37,13 +37,13 @@ pub struct Settings {
     pub receive_buffer_bytes: BufferSize,
     /// Send buffer to ask for, for each socket.
     pub send_buffer_bytes: BufferSize,
-    /// How datagrams are replied to.
+    /// The replies.
     pub reply: Reply,
-    /// What is logged, and where.
+    /// The log.
     pub log: Log,
-    /// Which sources get a reply.
+    /// The sources that get a reply.
     pub access: Access,
-    /// How often they get one.
+    /// The rate at which they get one.
     pub rate_limit: RateLimit,
 }
 
@@ -69,9 +69,9 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Reply {
-    /// What a datagram must be.
+    /// The form of a valid datagram.
     pub protocol: Protocol,
-    /// What happens to those that are not JSON.
+    /// The reply to those that are not JSON.
     pub invalid_json: InvalidJson,
 }
 
@@ -85,15 +85,15 @@ impl Default for Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Log {
-    /// Where to.
+    /// The place where it goes.
     pub target: LogTarget,
-    /// From which level on.
+    /// The least severe level that is logged.
     pub level: LogLevel,
-    /// Whether each request has a line.
+    /// A line for each request.
     pub requests: bool,
-    /// How many of those a second; 0 = no limit.
+    /// The number of those per second, on average; 0 = no limit.
     pub requests_per_second: Whole<0, 1_000_000>,
-    /// How much of the payload they show, in bytes of the line.
+    /// The number of bytes of such a line that show the payload.
     pub max_payload_bytes: Whole<16, 16_384>,
 }
 
@@ -136,7 +136,7 @@ impl Default for Access {
 pub struct RateLimit {
     /// Tokens that one source gains each second; 0 = off.
     pub per_second: Whole<0, 100_000>,
-    /// Tokens that it may spend at once, among the [`sensible_bursts`](Self::sensible_bursts).
+    /// Tokens that it may spend at once: enough for the largest datagram, few enough to refill in time.
     pub burst: Whole<0, 30_000_000>,
     /// Datagrams of all sources together each second; 0 = off.
     pub total_per_second: Whole<0, 10_000_000>,
@@ -174,7 +174,7 @@ impl RateLimit {
     }
 }
 
-/// What needs a restart to change.
+/// The settings that need a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
     /// Addresses and ports.
@@ -185,9 +185,9 @@ pub struct Fixed {
     pub receive_buffer_bytes: BufferSize,
     /// Send buffer of each socket.
     pub send_buffer_bytes: BufferSize,
-    /// What a datagram must be.
+    /// The form of a valid datagram.
     pub protocol: Protocol,
-    /// Where the log goes.
+    /// The place where the log goes.
     pub log_target: LogTarget,
 }
 
@@ -207,16 +207,16 @@ impl Fixed {
     }
 }
 
-/// What takes effect on reload.
+/// The settings that take effect on reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloadable {
-    /// What happens to datagrams that are not JSON.
+    /// The reply to datagrams that are not JSON.
     pub invalid_json: InvalidJson,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
     /// The lines of requests.
     pub request_log: RequestLogSettings,
-    /// Which sources get replies, and how often.
+    /// The sources that get replies, and their rate.
     pub policy: Policy,
 }
 
@@ -245,7 +245,7 @@ impl Settings {
         }
     }
 
-    /// What needs a restart to change.
+    /// The settings that need a restart to change.
     #[must_use]
     pub fn fixed(&self) -> Fixed {
         Fixed {
@@ -258,7 +258,7 @@ impl Settings {
         }
     }
 
-    /// What takes effect on reload.
+    /// The settings that take effect on reload.
     #[must_use]
     pub fn reloadable(&self) -> Reloadable {
         Reloadable {
@@ -273,7 +273,7 @@ impl Settings {
         }
     }
 
-    /// How many threads serve: one per CPU where `workers` is 0.
+    /// The number of threads that serve: one per CPU where `workers` is 0.
     #[must_use]
     pub fn worker_count(&self) -> usize {
         match self.workers.value() {
@@ -322,7 +322,7 @@ pub enum SettingsError {
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What and where.
+        /// Its faults.
         faults: Faults,
     },
 }
@@ -458,8 +458,9 @@ mod tests {
     #[test]
     fn a_change_that_needs_a_restart_is_named() {
         let old = Settings::default();
-        let new = Settings::parse("workers = 2\n[log]\ntarget = 'stderr'\nlevel = 'debug'").unwrap();
-        assert_eq!(old.fixed().differences(&new.fixed()), ["workers", "log.target"]);
+        let new = Settings::parse("workers = 2\nsend-buffer-bytes = '1M'\n[log]\ntarget = 'stderr'\nlevel = 'debug'")
+            .unwrap();
+        assert_eq!(old.fixed().differences(&new.fixed()), ["workers", "send-buffer-bytes", "log.target"]);
         assert_ne!(old.reloadable(), new.reloadable());
     }
 }

@@ -66,7 +66,7 @@ fn collect<'d, 'i>(table: &'d DeTable<'i>, path: &[&'d str], values: &mut Vec<Va
     }
 }
 
-/// What is wrong with the value of a key.
+/// Says what is wrong with the value of a key.
 fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, error: &Error) -> String {
     let text = diagnosis.text;
     let Some((first, rest)) = broken.path.split_first() else { return error.message().to_owned() };
@@ -113,7 +113,7 @@ fn innermost<'d, 'i>(value: &'d Spanned<DeValue<'i>>, at: usize) -> &'d Spanned<
     value
 }
 
-/// What is wrong elsewhere.
+/// Says what is wrong elsewhere.
 fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: &Error) -> String {
     let before = &diagnosis.text[..at];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

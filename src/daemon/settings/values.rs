@@ -42,7 +42,7 @@ macro_rules! choice {
 }
 
 choice! {
-    /// What a datagram must be.
+    /// The form of a valid datagram.
     Protocol {
         /// Valid JSON.
         Json = "json",
@@ -203,7 +203,7 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Size<MIN, MAX> {
     }
 }
 
-/// What `8MiB` comes to. `8MB` is refused: it would mean 8 000 000 to some.
+/// The number of bytes that text such as `8MiB` stands for. `8MB` is refused: it would mean 8 000 000 to some.
 fn bytes(text: &str) -> Option<u32> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor: u32 = match unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase().as_str() {
