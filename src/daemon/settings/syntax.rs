@@ -69,21 +69,22 @@ fn collect<'d, 'i>(table: &'d DeTable<'i>, path: &[&'d str], values: &mut Vec<Va
 /// Says what is wrong with the value of a key.
 fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, error: &Error) -> String {
     let text = diagnosis.text;
-    let Some((first, rest)) = broken.path.split_first() else { return error.message().to_owned() };
-    let default = rest.iter().try_fold(diagnosis.known.get(*first), |table, &key| Some(table?.get(key)));
-    let Some(default) = default.flatten() else { return error.message().to_owned() };
+    let broken_part = innermost(broken.value, at);
+    let source = text.get(broken_part.span()).unwrap_or_default();
+    let must_be_quoted = || format!("text must be quoted: \"{}\"", printable(source));
+    let Some(default) = default_of(diagnosis, &broken.path) else {
+        let is_word = source.starts_with(char::is_alphabetic) || error.message().starts_with("string values must");
+        return if is_word { must_be_quoted() } else { error.message().to_owned() };
+    };
     // Quoted, would it be right?
-    let as_text = |text: &str| Spanned::new(broken.place.clone(), DeValue::String(text.to_owned().into()));
-    let is_right = |value: &Spanned<DeValue<'_>>| diagnosis.judge(&broken.path, default, value).is_none();
-
+    let as_text = |text: &str| Spanned::new(broken_part.span(), DeValue::String(text.to_owned().into()));
     let line = text[broken.place.start..].lines().next().unwrap_or_default();
     let line = line.split('#').next().unwrap_or_default().trim();
     let inner = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(line);
-    if let Some(&meant) = [line, inner].iter().find(|line| is_right(&list_of(&[as_text(line)]))) {
+    let is_element = |text: &str| diagnosis.judge(&broken.path, default, &list_of(&[as_text(text)])).is_none();
+    if let Some(&meant) = [line, inner].iter().find(|text| is_element(text)) {
         return format!("text must be quoted: [\"{}\"]", printable(meant));
     }
-    let broken_part = innermost(broken.value, at);
-    let source = text.get(broken_part.span()).unwrap_or_default();
     match source.chars().next() {
         None => "a value is missing".to_owned(),
         Some(quote @ ('"' | '\'')) if source.len() == 1 || !source.ends_with(quote) => {
@@ -91,15 +92,21 @@ fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, e
         }
         Some('"' | '\'' | '[' | '{') => error.message().to_owned(),
         Some(_) => {
-            let quoted_part = Spanned::new(broken_part.span(), as_text(source).into_inner());
-            let value = if broken.value.get_ref().is_array() { list_of(&[quoted_part]) } else { quoted_part };
+            let text = as_text(source);
+            let value = if broken.value.get_ref().is_array() { list_of(&[text]) } else { text };
             match diagnosis.judge(&broken.path, default, &value) {
                 None if default.is_integer() => format!("sizes with a unit are strings: \"{}\"", printable(source)),
-                None => format!("text must be quoted: \"{}\"", printable(source)),
+                None => must_be_quoted(),
                 Some(message) => message,
             }
         }
     }
+}
+
+/// The default of a key, if it exists.
+fn default_of<'d>(diagnosis: &Diagnosis<'d>, path: &[&str]) -> Option<&'d toml::Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(diagnosis.known.get(*first)?, |table, &key| table.get(key))
 }
 
 /// The innermost value at this byte.
@@ -169,6 +176,8 @@ mod tests {
         ] {
             assert_eq!(lines(text), [expected], "{text}");
         }
+        let of_an_unknown_key = lines("[log]\nlevle = info");
+        assert_eq!(of_an_unknown_key[1..], ["2:9: log.levle: text must be quoted: \"info\""]);
     }
 
     #[test]
