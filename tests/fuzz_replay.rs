@@ -29,6 +29,11 @@ fn settings_hold_their_property() {
     replay("settings", properties::settings);
 }
 
+#[test]
+fn the_shipped_settings_are_in_the_corpus() {
+    assert_eq!(include_str!("fuzz/corpus/settings/shipped"), include_str!("../config/echo-udpd.toml"));
+}
+
 /// What settings files are made of, well and badly put together.
 const WORDS: [&str; 42] = [
     "listen",
