@@ -225,7 +225,7 @@ where
         .workers(settings.worker_count())
         .policy(live.policy)
         .receive_buffer(settings.receive_buffer_bytes.value() as usize)
-        .send_buffer(8 << 20);
+        .send_buffer(settings.send_buffer_bytes.value() as usize);
     let server = options.bind(P::default(), handler)?;
     if origin.handed_over == 0 {
         // But for a free port that was taken: it is not asked for again.
