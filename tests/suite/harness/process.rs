@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echo_udpd::ledger::DropReason;
+
 use super::namespace::Namespace;
 use super::{DEADLINE, sh, temporary_file, wait_for};
 
@@ -324,11 +326,11 @@ impl Counters {
 
     /// Every datagram is accounted for.
     pub(crate) fn assert_balance(&self) {
-        let before =
-            ["truncated", "source_port", "source_address", "destination", "access", "rate_limit", "handler_busy"];
-        let after = ["own_error", "invalid", "error_limit", "handler_failed", "send"];
-        let sum = |reasons: &[&str]| reasons.iter().map(|reason| self.of(&format!("dropped_{reason}"))).sum::<u64>();
-        assert_eq!(self.of("received"), self.of("handled") + sum(&before), "{self:?}");
-        assert_eq!(self.of("handled"), self.of("echoed") + self.of("error_replies") + sum(&after), "{self:?}");
+        let drops = |before: bool| {
+            let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_before_handler() == before);
+            reasons.map(|reason| self.of(&format!("dropped_{reason}"))).sum::<u64>()
+        };
+        assert_eq!(self.of("received"), self.of("handled") + drops(true), "{self:?}");
+        assert_eq!(self.of("handled"), self.of("echoed") + self.of("error_replies") + drops(false), "{self:?}");
     }
 }
