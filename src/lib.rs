@@ -63,6 +63,7 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+mod failure_chain;
 pub mod handler;
 pub mod ledger;
 pub mod message;

@@ -2,13 +2,13 @@
 
 mod send;
 
-use std::error::Error;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::client::Family;
+use crate::failure_chain::FailureChain;
 
 /// Asks UDP echo servers.
 #[derive(Debug, Parser)]
@@ -123,13 +123,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let mut line = format!("echo-udp: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                line.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            eprintln!("{line}");
+            eprintln!("echo-udp: {}", FailureChain(&failure));
             ExitCode::from(failure.status())
         }
     }

@@ -13,9 +13,10 @@ use signal_hook::iterator::Signals;
 use super::drop_report::DropReport;
 use super::logging::Logging;
 use super::report::{self, Origin, Status};
-use super::settings::{Reloadable, Settings, SettingsError};
+use super::settings::{Reloadable, Settings};
 use super::systemd::{self, ServiceManager};
 use super::{DaemonError, Source};
+use crate::failure_chain::FailureChain;
 use crate::message;
 use crate::server::ServerHandle;
 use crate::server::blocking::BackgroundServer;
@@ -134,7 +135,7 @@ impl Control {
         let settings = match self.source.read() {
             Ok(settings) => settings,
             Err(error) => {
-                let reason = reason(&error);
+                let reason = FailureChain(&error).to_string();
                 tracing::error!(
                     message_id = message::RELOAD_FAILED,
                     "reload failed: {reason}, keeping the running settings"
@@ -190,13 +191,5 @@ impl Watchdog {
         self.proofs = proofs;
         server.ask_for_proof();
         answered
-    }
-}
-
-/// The error with its causes, on one line.
-fn reason(error: &SettingsError) -> String {
-    match error {
-        SettingsError::Read { source, .. } => format!("{error}: {source}"),
-        SettingsError::Invalid { .. } => error.to_string(),
     }
 }

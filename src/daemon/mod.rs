@@ -27,6 +27,7 @@ use self::logging::{Logging, LoggingError};
 use self::report::Origin;
 use self::settings::{InvalidJson, Listen, Protocol, Reloadable, Settings, SettingsError};
 use self::systemd::sockets::{self, InheritError, Inherited};
+use crate::failure_chain::FailureChain;
 use crate::handler::{EchoPacket, EchoRequestHandler};
 use crate::protocol::{BytesProtocol, DatagramProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
@@ -149,7 +150,7 @@ pub fn main() -> ExitCode {
         Err(DaemonError::Usage(shown)) if !shown.use_stderr() => shown.exit(),
         Err(error) => error,
     };
-    let line = chain(&error);
+    let line = FailureChain(&error).to_string();
     systemd::failed(&line, error.errno());
     match &error {
         // With the usage and a hint. Nobody is left to tell when standard error is closed.
@@ -163,17 +164,6 @@ pub fn main() -> ExitCode {
         systemd::hold_back();
     }
     ExitCode::from(error.status())
-}
-
-/// The error with its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    line
 }
 
 fn run(command_line: &CommandLine, inherited: Result<Inherited, InheritError>) -> Result<(), DaemonError> {

@@ -23,13 +23,19 @@ pub(crate) use requests::{Inbox, QueueLimits};
 
 use crate::protocol::DatagramProtocol;
 
-/// Why a handler gave up: any error. The server counts it and reports it with the client's address.
+/// The reason why a handler gave up: any error. The server counts it, and logs it with its causes and the client's
+/// address.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
 
 /// Handles the requests of clients, one client at a time in each call.
 ///
 /// Calls for different clients run concurrently on one thread; a server with several workers shares the handler between
 /// their threads. The future need not be `Send`.
+///
+/// A handler that fails is counted ([`DropReason::HandlerFailed`](crate::ledger::DropReason::HandlerFailed)), and at most
+/// once a second a socket it is reported as a warning of the [`tracing`] crate: the error with all its causes. **A program
+/// without a `tracing` subscriber sees nothing of that**: install one (`tracing_subscriber::fmt::init()`), or look at
+/// [`ServerHandle::stats`](crate::server::ServerHandle::stats).
 pub trait DatagramRequestHandler<P: DatagramProtocol> {
     /// Handles a datagram of `client`, and those that follow while it runs.
     ///
@@ -37,7 +43,7 @@ pub trait DatagramRequestHandler<P: DatagramProtocol> {
     /// datagram begins a new call.
     ///
     /// # Errors
-    /// Whatever went wrong; the server counts it (`handler_failed`), reports it and goes on. A panic likewise.
+    /// Whatever went wrong; the server counts it (`handler_failed`), logs it and goes on. A panic likewise.
     fn handle(&self, client: Client<P>, requests: Requests<P>) -> impl Future<Output = Result<(), HandlerError>>;
 
     /// Runs once, before the first datagram is received.

@@ -21,6 +21,7 @@ use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Gate};
+use crate::failure_chain::FailureChain;
 use crate::handler::{
     AdmitErrorReply, Client, DropExamples, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests,
     Station,
@@ -360,7 +361,7 @@ where
     fn finish(&mut self, key: Key, outcome: Outcome) {
         let failure = match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => FailureChain(&*error).to_string(),
             Err(panic) => format!("panic: {}", panic_message(&*panic)),
         };
         self.drop_datagram(DropReason::HandlerFailed, key);

@@ -123,6 +123,7 @@ impl DatagramRequestHandler<BytesProtocol> for Failing {
         match &packet?[..] {
             b"panic" => panic!("told to"),
             b"error" => Err("told to".into()),
+            b"chain" => Err(Outer(std::io::ErrorKind::ConnectionRefused.into()).into()),
             b"late panic" => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 panic!("told to, later")
@@ -130,6 +131,32 @@ impl DatagramRequestHandler<BytesProtocol> for Failing {
             other => Ok(client.send_packet(Bytes::copy_from_slice(other)).await?),
         }
     }
+}
+
+/// An error that leaves its cause to `source`.
+#[derive(Debug, thiserror::Error)]
+#[error("ask the database")]
+struct Outer(#[source] std::io::Error);
+
+#[test]
+fn the_error_of_a_handler_is_reported_with_all_its_causes() {
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(lines.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = UdpServer::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    let handle = server.handle();
+    let asking = std::thread::spawn(move || {
+        let client = client_of(&handle);
+        client.send(b"chain").unwrap();
+        assert_eq!(ask(&client, b"still here"), b"still here");
+        handle.shutdown();
+    });
+    runtime.block_on(server.serve()).unwrap();
+    drop(guard);
+    asking.join().unwrap();
+    let lines = lines.0.lock().unwrap();
+    let expected = "the request handler failed for 127.0.0.1: ask the database: connection refused";
+    assert!(lines.iter().any(|line| line.contains(expected)), "{lines:?}");
 }
 
 #[test]
