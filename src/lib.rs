@@ -27,7 +27,7 @@
 //! }
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! UdpServer::bind("[::]:9000".parse()?, JsonProtocol::default(), Echo)?.serve().await?;
+//! UdpServer::bind("[::]:9000", JsonProtocol::default(), Echo)?.serve().await?;
 //! # Ok(())
 //! # }
 //! ```

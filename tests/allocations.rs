@@ -75,7 +75,7 @@ fn a_million_echoes_allocate_nothing_of_ours() {
     let handler = EchoRequestHandler::<RawJson>::new();
     // As the daemon is by default, once its log's rate is used up.
     handler.log.set(RequestLogSettings::default());
-    let server = UdpServer::bind("127.0.0.1:0".parse().unwrap(), RawJsonProtocol::default(), handler).unwrap();
+    let server = UdpServer::bind("127.0.0.1:0", RawJsonProtocol::default(), handler).unwrap();
     let address = server.local_addresses()[0];
     let server = server.start().unwrap();
 

@@ -1,7 +1,7 @@
 //! The server for programs without a runtime: the asynchronous one, driven on this thread or in the background.
 
 use std::future::{Future, poll_fn};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
-use super::{Phase, ServeError, ServerHandle, ServerOptions};
+use super::{Phase, ServeError, ServerHandle};
 use crate::handler::DatagramRequestHandler;
 use crate::protocol::DatagramProtocol;
 use crate::socket::BindError;
@@ -25,12 +25,12 @@ impl<P, H> From<super::UdpServer<P, H>> for UdpServer<P, H> {
 }
 
 impl<P, H> UdpServer<P, H> {
-    /// Binds one address, for one worker; [`ServerOptions`] and `From` give more.
+    /// Binds an address for one worker, `"[::1]:9000"` say; [`ServerOptions`](super::ServerOptions) and `From` give more.
     ///
     /// # Errors
-    /// The socket could not be had.
-    pub fn bind(address: SocketAddr, protocol: P, handler: H) -> Result<Self, BindError> {
-        ServerOptions::new().listen(address).bind(protocol, handler).map(Self)
+    /// Those of the asynchronous [`bind`](super::UdpServer::bind), which says too what becomes of a name.
+    pub fn bind(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError> {
+        super::UdpServer::bind(address, protocol, handler).map(Self)
     }
 
     /// Serves a socket that is bound already.

@@ -13,7 +13,7 @@ mod worker;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,8 +27,9 @@ pub use options::ServerOptions;
 
 use self::engine::{Engine, Surroundings};
 use self::handle::{Open, Pulse, Shared, Watched};
+use self::options::{BoundSockets, bind_first};
 use self::worker::Worker;
-use crate::admission::{Admission, Policy};
+use crate::admission::Admission;
 use crate::handler::{DatagramRequestHandler, HandlerError};
 use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
@@ -91,12 +92,15 @@ pub enum ServeError {
 }
 
 impl<P, H> UdpServer<P, H> {
-    /// Binds one address, for one worker; see [`ServerOptions`] for more.
+    /// Binds an address for one worker, `"[::1]:9000"` say; [`ServerOptions`] has more.
+    ///
+    /// Where a name has several addresses, the first that can be bound is, as by [`UdpSocket::bind`]; resolving one blocks
+    /// the thread.
     ///
     /// # Errors
-    /// The socket could not be had.
-    pub fn bind(address: SocketAddr, protocol: P, handler: H) -> Result<Self, BindError> {
-        ServerOptions::new().listen(address).bind(protocol, handler)
+    /// The name has no address, or the socket of the last one could not be created or bound.
+    pub fn bind(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError> {
+        Ok(Self::new(bind_first(address)?, protocol, handler))
     }
 
     /// Serves a socket that is bound already.
@@ -107,11 +111,12 @@ impl<P, H> UdpServer<P, H> {
         ServerOptions::new().socket(socket).bind(protocol, handler)
     }
 
-    fn new(listeners: Vec<Listener>, workers: Vec<Vec<BoundSocket>>, policy: &Policy, protocol: P, handler: H) -> Self {
+    fn new(bound: BoundSockets, protocol: P, handler: H) -> Self {
+        let BoundSockets { listeners, workers, policy } = bound;
         let ports = listeners.iter().map(|listener| listener.address.port());
         let admission = match socket::client_ports() {
-            Some(client_ports) => Admission::with_client_ports(ports, &client_ports, policy),
-            None => Admission::new(ports, policy),
+            Some(client_ports) => Admission::with_client_ports(ports, &client_ports, &policy),
+            None => Admission::new(ports, &policy),
         };
         let shared = Arc::new(Shared::new(listeners, admission, workers.iter().map(Vec::len).sum()));
         let serve = |bound: BoundSocket| Served {

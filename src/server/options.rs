@@ -1,6 +1,6 @@
 //! What a server listens on: addresses to bind, sockets that are bound already, and how they go to the workers.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,14 @@ pub struct ServerOptions {
     patience: Duration,
     options: SocketOptions,
     policy: Policy,
+}
+
+/// What a server needs besides protocol and handler.
+pub(super) struct BoundSockets {
+    pub(super) listeners: Vec<Listener>,
+    /// For each worker its own.
+    pub(super) workers: Vec<Vec<BoundSocket>>,
+    pub(super) policy: Policy,
 }
 
 impl Default for ServerOptions {
@@ -105,6 +113,10 @@ impl ServerOptions {
     /// # Errors
     /// There is neither an address nor a socket; or the first socket that could not be had.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
+        Ok(UdpServer::new(self.bind_sockets()?, protocol, handler))
+    }
+
+    fn bind_sockets(self) -> Result<BoundSockets, BindError> {
         let Self { addresses, sockets, left, patience, options, policy } = self;
         if addresses.is_empty() && sockets.is_empty() {
             return Err(BindError::NoAddress);
@@ -135,8 +147,20 @@ impl ServerOptions {
         }
         // Sockets that were handed over may be fewer than the workers.
         workers.retain(|sockets| !sockets.is_empty());
-        Ok(UdpServer::new(listeners, workers, &policy, protocol, handler))
+        Ok(BoundSockets { listeners, workers, policy })
     }
+}
+
+/// Binds the first of these addresses that can be bound.
+pub(super) fn bind_first(addresses: impl ToSocketAddrs) -> Result<BoundSockets, BindError> {
+    let mut last = BindError::NoAddress;
+    for address in addresses.to_socket_addrs().map_err(BindError::Resolve)? {
+        match ServerOptions::new().listen(address).bind_sockets() {
+            Ok(bound) => return Ok(bound),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Tries again while the address is in use.

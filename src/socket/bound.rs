@@ -79,6 +79,9 @@ pub enum BindError {
     /// Nothing was asked for.
     #[error("no address to listen on")]
     NoAddress,
+    /// A name has no address, or an address is not well-formed.
+    #[error("resolve the address to listen on")]
+    Resolve(#[source] io::Error),
     /// No socket of the family.
     #[error("create socket for {address}")]
     Create {

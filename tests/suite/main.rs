@@ -16,6 +16,7 @@ mod examples;
 mod inherited;
 mod json;
 mod library_client;
+mod library_lifecycle;
 mod library_server;
 mod log;
 mod neighbours;
