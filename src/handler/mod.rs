@@ -46,15 +46,19 @@ pub trait DatagramRequestHandler<P: DatagramProtocol> {
     /// Whatever went wrong; the server counts it (`handler_failed`), logs it and goes on. A panic likewise.
     fn handle(&self, client: Client<P>, requests: Requests<P>) -> impl Future<Output = Result<(), HandlerError>>;
 
-    /// Runs once, before the first datagram is received.
+    /// Runs once, before the first datagram is received. A shutdown meanwhile interrupts it: its future is dropped.
     ///
     /// # Errors
-    /// The server does not start.
+    /// The server does not start; [`stop`](Self::stop) runs all the same.
     fn start(&self) -> impl Future<Output = Result<(), HandlerError>> {
         ready(Ok(()))
     }
 
-    /// Runs once, after the last datagram was handled.
+    /// Runs once if [`start`](Self::start) has begun, even if that failed or was interrupted: after the last datagram was
+    /// handled and all sockets were closed.
+    ///
+    /// It runs on the task that serves; on another thread when [`UdpServer::serve`](crate::server::UdpServer::serve) is
+    /// dropped, see there. Only a drop while `stop` itself is running interrupts it.
     fn stop(&self) -> impl Future<Output = ()> {
         ready(())
     }

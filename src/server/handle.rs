@@ -21,7 +21,7 @@ use crate::socket::{BoundSocket, Families, kernel_drops};
 pub struct Listener {
     /// The address, with the real port.
     pub address: SocketAddr,
-    /// Which families it answers.
+    /// The families that it answers.
     pub families: Families,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,
@@ -49,11 +49,11 @@ pub enum Phase {
     Serving,
     /// Asked to stop.
     Closing,
-    /// Every socket is closed.
+    /// Every socket is closed, and the handler has stopped.
     Stopped,
 }
 
-/// What the workers and the handles of a server share.
+/// The state that the workers and the handles of a server share.
 pub(super) struct Shared {
     pub(super) listeners: Vec<Listener>,
     pub(super) admission: Arc<Admission>,
@@ -63,11 +63,11 @@ pub(super) struct Shared {
     watched: OnceLock<Vec<Watched>>,
     /// Sockets that are not received from yet.
     idle: AtomicUsize,
-    /// Sockets that are open.
+    /// What keeps the server from being stopped: its sockets that are open, and its handler.
     open: AtomicUsize,
 }
 
-/// What the outside sees of one socket.
+/// A socket, as the outside sees it.
 pub(super) struct Watched {
     pub(super) socket: Weak<UdpSocket>,
     pub(super) counters: Arc<Counters>,
@@ -88,7 +88,7 @@ impl Pulse {
         self.waker.wake();
     }
 
-    /// Whether the loop is asked; it is woken with this when it will be.
+    /// Returns whether the loop is asked; it is woken with this when it will be.
     pub(super) fn poll_asked(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
         self.asked.load(Ordering::Acquire)
@@ -102,10 +102,17 @@ impl Pulse {
     }
 }
 
-/// Held with each open socket of a server.
-pub(super) struct Open(pub(super) Arc<Shared>);
+/// Held with each open socket of a server, and by what stops its handler.
+pub(super) struct OpenGuard(Arc<Shared>);
 
-impl Drop for Open {
+impl OpenGuard {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.advance(Phase::Stopped);
@@ -123,7 +130,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Bound),
             watched: OnceLock::new(),
             idle: sockets.into(),
-            open: sockets.into(),
+            open: AtomicUsize::new(0),
         }
     }
 
@@ -146,6 +153,10 @@ impl Shared {
     pub(super) fn shutdown(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.advance(Phase::Closing);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Ready once the server closes.
@@ -184,7 +195,7 @@ impl ServerHandle {
         Self(shared)
     }
 
-    /// What it listens on.
+    /// The addresses that it listens on.
     #[must_use]
     pub fn listeners(&self) -> &[Listener] {
         &self.0.listeners
@@ -196,18 +207,19 @@ impl ServerHandle {
         *self.0.phase.borrow()
     }
 
-    /// Whether every socket is being received from.
+    /// Returns whether every socket is being received from.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.phase() == Phase::Serving
     }
 
-    /// Asks the server to stop: batches in hand are finished, handlers that wait have a second to end.
+    /// Asks the server to stop: a handler that is still starting is interrupted, batches in hand are finished, and
+    /// handlers that wait have the grace to end.
     pub fn shutdown(&self) {
         self.0.shutdown();
     }
 
-    /// Changes who is answered and how often, at once.
+    /// Changes which sources get a reply and how often, at once.
     pub fn set_policy(&self, policy: &Policy) {
         self.0.admission.set_policy(policy);
     }

@@ -1,18 +1,226 @@
 //! The life of the library's server: how it is bound, and how it starts and ends, with its handler's `start` and `stop`.
 
+use std::future::pending;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use echo_udpd::blocking;
-use echo_udpd::handler::EchoRequestHandler;
+use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
 use echo_udpd::protocol::BytesProtocol;
-use echo_udpd::server::UdpServer;
+use echo_udpd::server::{Phase, ServeError, ServerOptions, UdpServer};
 use echo_udpd::socket::BindError;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use crate::harness::{DEADLINE, wait_for};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// One address on loopback.
+fn loopback() -> ServerOptions {
+    ServerOptions::new().listen(LOOPBACK.parse().unwrap())
+}
+
 fn echo() -> EchoRequestHandler<Bytes> {
     EchoRequestHandler::new()
+}
+
+/// What its `start` does.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Start {
+    #[default]
+    Succeeds,
+    Fails,
+    /// Never ends.
+    Waits,
+}
+
+/// Notes what happens around the requests, in order; echoes packets.
+#[derive(Default)]
+struct Noted {
+    start: Start,
+    /// Where the sockets must be closed when it stops.
+    address: Mutex<Option<SocketAddr>>,
+    events: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Noted {
+    fn note(&self, event: &'static str) {
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+/// Notes that a `start` that never ends was dropped.
+struct NotedOnDrop<'a>(&'a Noted);
+
+impl Drop for NotedOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.note("start was dropped");
+    }
+}
+
+impl DatagramRequestHandler<BytesProtocol> for Noted {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(packet) = requests.next().await else { return Ok(()) };
+        Ok(client.send_packet(packet?).await?)
+    }
+
+    async fn start(&self) -> Result<(), HandlerError> {
+        self.note("start");
+        match self.start {
+            Start::Succeeds => Ok(()),
+            Start::Fails => Err("not today".into()),
+            Start::Waits => {
+                let _dropped = NotedOnDrop(self);
+                pending().await
+            }
+        }
+    }
+
+    async fn stop(&self) {
+        if let Some(address) = *self.address.lock().unwrap() {
+            UdpSocket::bind(address).expect("all workers have closed their sockets");
+        }
+        // It may need a runtime, wherever it runs.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.note("stop");
+    }
+}
+
+/// A server whose handler notes what happens, and the notes.
+fn noted(options: ServerOptions, start: Start) -> (UdpServer<BytesProtocol, Noted>, Arc<Mutex<Vec<&'static str>>>) {
+    let handler = Noted { start, ..Noted::default() };
+    let events = Arc::clone(&handler.events);
+    let server = options.bind(BytesProtocol::default(), handler).unwrap();
+    *server.handler().address.lock().unwrap() = Some(server.local_addresses()[0]);
+    (server, events)
+}
+
+fn wait_for_event(events: &Mutex<Vec<&'static str>>, event: &'static str) {
+    wait_for(event, || events.lock().unwrap().contains(&event).then_some(()));
+}
+
+#[test]
+fn a_shutdown_interrupts_a_handler_that_is_still_starting() {
+    let (server, events) = noted(loopback(), Start::Waits);
+    let handle = server.handle();
+    let shutting_down = {
+        let (handle, events) = (handle.clone(), Arc::clone(&events));
+        std::thread::spawn(move || {
+            wait_for_event(&events, "start");
+            handle.shutdown();
+        })
+    };
+    runtime().block_on(async { timeout(DEADLINE, server.serve()).await.expect("it ends") }).unwrap();
+    shutting_down.join().unwrap();
+    assert_eq!(*events.lock().unwrap(), ["start", "start was dropped", "stop"]);
+    assert_eq!(handle.phase(), Phase::Stopped);
+}
+
+#[test]
+fn a_shutdown_ends_the_start_of_a_background_server() {
+    let (server, events) = noted(loopback().workers(2), Start::Waits);
+    let handle = server.handle();
+    let starting = std::thread::spawn(move || blocking::UdpServer::from(server).start());
+    wait_for_event(&events, "start");
+    handle.shutdown();
+    let server = starting.join().unwrap().unwrap();
+    assert_eq!(handle.phase(), Phase::Stopped);
+    server.join().unwrap();
+    assert_eq!(*events.lock().unwrap(), ["start", "start was dropped", "stop"]);
+}
+
+#[test]
+fn a_handler_whose_start_fails_is_stopped() {
+    let (server, events) = noted(loopback(), Start::Fails);
+    let failed = runtime().block_on(server.serve());
+    assert!(matches!(failed, Err(ServeError::StartHandler(reason)) if reason.to_string() == "not today"));
+    assert_eq!(*events.lock().unwrap(), ["start", "stop"]);
+    let (server, events) = noted(loopback(), Start::Fails);
+    assert!(matches!(blocking::UdpServer::from(server).start(), Err(ServeError::StartHandler(_))));
+    assert_eq!(*events.lock().unwrap(), ["start", "stop"]);
+}
+
+#[test]
+fn a_handler_is_neither_started_nor_stopped_by_a_server_that_was_shut_down_before() {
+    let (server, events) = noted(loopback().workers(2), Start::Succeeds);
+    let handle = server.handle();
+    handle.shutdown();
+    runtime().block_on(server.serve()).unwrap();
+    assert_eq!(handle.phase(), Phase::Stopped);
+    assert_eq!(events.lock().unwrap().len(), 0);
+}
+
+#[test]
+fn dropping_the_serving_future_stops_the_handler_after_all_workers() {
+    let (server, events) = noted(loopback().workers(3), Start::Succeeds);
+    let handle = server.handle();
+    runtime().block_on(async {
+        tokio::select! {
+            _ = server.serve() => panic!("it serves until it is dropped"),
+            () = handle.reached(Phase::Serving) => {}
+        }
+        timeout(DEADLINE, handle.reached(Phase::Stopped)).await.unwrap();
+    });
+    assert_eq!(*events.lock().unwrap(), ["start", "stop"]);
+}
+
+#[test]
+fn dropping_a_future_that_is_still_starting_stops_the_handler() {
+    let (server, events) = noted(loopback(), Start::Waits);
+    let handle = server.handle();
+    runtime().block_on(async {
+        assert!(timeout(Duration::from_millis(10), server.serve()).await.is_err());
+        timeout(DEADLINE, handle.reached(Phase::Stopped)).await.unwrap();
+    });
+    assert_eq!(*events.lock().unwrap(), ["start", "start was dropped", "stop"]);
+}
+
+#[test]
+fn a_runtime_that_is_dropped_waits_for_the_handler_to_stop() {
+    let (server, events) = noted(loopback(), Start::Succeeds);
+    let handle = server.handle();
+    let runtime = runtime();
+    runtime.spawn(server.serve());
+    runtime.block_on(handle.reached(Phase::Serving));
+    drop(runtime);
+    assert_eq!((handle.phase(), &events.lock().unwrap()[..]), (Phase::Stopped, &["start", "stop"][..]));
+}
+
+#[test]
+fn dropping_the_serving_future_outside_a_runtime_stops_the_handler() {
+    let (server, events) = noted(loopback().workers(2), Start::Succeeds);
+    let handle = server.handle();
+    let mut serving = Box::pin(server.serve());
+    let runtime = runtime();
+    runtime.block_on(async {
+        tokio::select! {
+            _ = &mut serving => panic!("it serves until it is dropped"),
+            () = handle.reached(Phase::Serving) => {}
+        }
+    });
+    drop(runtime);
+    drop(serving);
+    wait_for("the end", || (handle.phase() == Phase::Stopped).then_some(()));
+    assert_eq!(*events.lock().unwrap(), ["start", "stop"]);
+}
+
+#[test]
+fn a_future_that_was_never_polled_neither_starts_nor_stops_the_handler() {
+    let (server, events) = noted(loopback(), Start::Succeeds);
+    let handle = server.handle();
+    drop(server.serve());
+    assert_eq!((handle.phase(), events.lock().unwrap().len()), (Phase::Stopped, 0));
 }
 
 #[test]
