@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use tokio::task::unconstrained;
 
@@ -31,6 +32,21 @@ pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Waits for a future, but not past the deadline.
+pub(super) fn wait_until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+    let waker = this_thread();
+    let mut future = pin!(unconstrained(future));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(output);
+        }
+        match deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => return None,
+            left => thread::park_timeout(left),
         }
     }
 }

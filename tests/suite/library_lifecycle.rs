@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use bytes::Bytes;
 use echo_udpd::blocking;
 use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
 use echo_udpd::protocol::BytesProtocol;
-use echo_udpd::server::{Phase, ServeError, ServerOptions, UdpServer};
+use echo_udpd::server::{Phase, ServeError, ServerHandle, ServerOptions, UdpServer};
 use echo_udpd::socket::BindError;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, wait_for};
+use crate::harness::{DEADLINE, ask, connected, wait_for};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -29,6 +30,10 @@ fn loopback() -> ServerOptions {
 
 fn echo() -> EchoRequestHandler<Bytes> {
     EchoRequestHandler::new()
+}
+
+fn address_of(server: &ServerHandle) -> SocketAddr {
+    server.listeners()[0].address
 }
 
 /// What its `start` does.
@@ -221,6 +226,64 @@ fn a_future_that_was_never_polled_neither_starts_nor_stops_the_handler() {
     let handle = server.handle();
     drop(server.serve());
     assert_eq!((handle.phase(), events.lock().unwrap().len()), (Phase::Stopped, 0));
+}
+
+#[test]
+fn a_background_server_starts_and_stops_inside_a_runtime() {
+    runtime().block_on(async {
+        let server = blocking::UdpServer::bind(LOOPBACK, BytesProtocol::default(), echo()).unwrap().start().unwrap();
+        assert!(server.handle().is_serving());
+        assert_eq!(ask(&connected(address_of(server.handle())), b"x"), b"x");
+        server.stop().unwrap();
+    });
+}
+
+#[test]
+fn a_blocking_server_serves_inside_a_runtime() {
+    let server = blocking::UdpServer::bind(LOOPBACK, BytesProtocol::default(), echo()).unwrap();
+    let handle = server.handle();
+    let asking = std::thread::spawn(move || {
+        assert_eq!(ask(&connected(address_of(&handle)), b"x"), b"x");
+        handle.shutdown();
+    });
+    runtime().block_on(async { server.serve().unwrap() });
+    asking.join().unwrap();
+}
+
+#[test]
+fn joining_with_a_timeout_says_whether_the_server_has_stopped() {
+    let mut server = blocking::UdpServer::bind(LOOPBACK, BytesProtocol::default(), echo()).unwrap().start().unwrap();
+    assert!(server.join_timeout(Duration::from_millis(1)).is_none());
+    assert!(server.join_timeout(Duration::ZERO).is_none());
+    assert_eq!(ask(&connected(address_of(server.handle())), b"x"), b"x");
+    server.handle().shutdown();
+    server.join_timeout(DEADLINE).expect("it ends").unwrap();
+    assert_eq!(server.handle().phase(), Phase::Stopped);
+    server.join_timeout(Duration::MAX).expect("it has ended").unwrap();
+    server.join().unwrap();
+}
+
+/// Panics when it is stopped.
+struct StopPanics(AtomicUsize);
+
+impl DatagramRequestHandler<BytesProtocol> for StopPanics {
+    async fn handle(&self, _: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+    async fn stop(&self) {
+        self.0.fetch_add(1, SeqCst);
+        panic!("told to");
+    }
+}
+
+#[test]
+fn a_stop_that_panics_ends_the_server_and_runs_once() {
+    let server = UdpServer::bind(LOOPBACK, BytesProtocol::default(), StopPanics(AtomicUsize::new(0))).unwrap();
+    let (handle, handler) = (server.handle(), Arc::clone(server.handler()));
+    let mut server = blocking::UdpServer::from(server).start().unwrap();
+    handle.shutdown();
+    assert!(matches!(server.join_timeout(DEADLINE), Some(Err(ServeError::WorkerPanicked))));
+    assert_eq!((handle.phase(), handler.0.load(SeqCst)), (Phase::Stopped, 1));
 }
 
 #[test]
