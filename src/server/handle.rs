@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     pub(super) examples: Arc<DropExamples>,
     pub(super) closing: Arc<AtomicBool>,
+    /// How long handlers that wait may go on once the server closes.
+    pub(super) grace: Duration,
     phase: watch::Sender<Phase>,
     watched: OnceLock<Vec<Watched>>,
     /// Sockets that are not received from yet.
@@ -121,12 +124,13 @@ impl Drop for OpenGuard {
 }
 
 impl Shared {
-    pub(super) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize, grace: Duration) -> Self {
         Self {
             listeners,
             admission: admission.into(),
             examples: Arc::default(),
             closing: Arc::default(),
+            grace,
             phase: watch::Sender::new(Phase::Bound),
             watched: OnceLock::new(),
             idle: sockets.into(),
@@ -214,7 +218,7 @@ impl ServerHandle {
     }
 
     /// Asks the server to stop: a handler that is still starting is interrupted, batches in hand are finished, and
-    /// handlers that wait have the grace to end.
+    /// handlers that wait have the [grace](super::ServerOptions::shutdown_grace) to end.
     pub fn shutdown(&self) {
         self.0.shutdown();
     }

@@ -179,6 +179,7 @@ impl Drop for Ending {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::time::Duration;
 
     use super::*;
     use crate::admission::{Admission, Policy};
@@ -187,7 +188,7 @@ mod tests {
     /// What is left of a server that is dropped, and how often its handler was stopped.
     fn dropped(aside: Aside) -> (ServerHandle, Arc<AtomicUsize>) {
         let admission = Admission::new([], &Policy::open());
-        let shared = Arc::new(Shared::new(Vec::new(), admission, 0));
+        let shared = Arc::new(Shared::new(Vec::new(), admission, 0, Duration::ZERO));
         let stopped = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&stopped);
         let stop: Stop = Box::new(|| {

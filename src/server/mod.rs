@@ -83,14 +83,14 @@ impl<P, H> UdpServer<P, H> {
     }
 
     fn new(bound: BoundSockets, protocol: P, handler: H) -> Self {
-        let BoundSockets { listeners, workers, policy } = bound;
+        let BoundSockets { listeners, workers, policy, grace } = bound;
         let ports = listeners.iter().map(|listener| listener.address.port());
         let admission = match socket::client_ports() {
             Some(client_ports) => Admission::with_client_ports(ports, &client_ports, &policy),
             None => Admission::new(ports, &policy),
         };
         let sockets = workers.iter().map(Vec::len).sum();
-        let shared = Arc::new(Shared::new(listeners, admission, sockets));
+        let shared = Arc::new(Shared::new(listeners, admission, sockets, grace));
         let serve = |sockets: Vec<_>| sockets.into_iter().map(|bound| Served::new(bound, &shared)).collect();
         let workers: Vec<Vec<Served>> = workers.into_iter().map(serve).collect();
         shared.watch(workers.iter().flatten().map(|served| Watched {

@@ -10,6 +10,8 @@ use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
 
 /// The pause before an address that is in use is tried again.
 const BIND_PAUSE: Duration = Duration::from_millis(5);
+/// How long handlers that wait may go on once the server closes, by default.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// What a server listens on, and with how many workers.
 #[derive(Debug)]
@@ -20,6 +22,7 @@ pub struct ServerOptions {
     patience: Duration,
     options: SocketOptions,
     policy: Policy,
+    grace: Duration,
 }
 
 /// What a server needs besides protocol and handler.
@@ -28,6 +31,7 @@ pub(super) struct BoundSockets {
     /// For each worker its own.
     pub(super) workers: Vec<Vec<BoundSocket>>,
     pub(super) policy: Policy,
+    pub(super) grace: Duration,
 }
 
 impl Default for ServerOptions {
@@ -47,6 +51,7 @@ impl ServerOptions {
             patience: Duration::ZERO,
             options: SocketOptions::default(),
             policy: Policy::open(),
+            grace: SHUTDOWN_GRACE,
         }
     }
 
@@ -101,23 +106,33 @@ impl ServerOptions {
         self
     }
 
-    /// Who is answered, and how often.
+    /// The sources that get a reply, and how often.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
+    /// How long handlers that still wait may go on once the server shuts down, before they are dropped; 1 s by default.
+    ///
+    /// With zero they are polled once more: enough for one that awaits [`Requests::next`](crate::handler::Requests::next),
+    /// which then gives `None`. A handler that blocks its thread cannot be interrupted.
+    #[must_use]
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
     /// Binds all sockets; nothing is received until the server serves.
     ///
     /// # Errors
-    /// There is neither an address nor a socket; or the first socket that could not be had.
+    /// There is neither an address nor a socket; or the first socket that could not be created or bound.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
         Ok(UdpServer::new(self.bind_sockets()?, protocol, handler))
     }
 
-    fn bind_sockets(self) -> Result<BoundSockets, BindError> {
-        let Self { addresses, sockets, left, patience, options, policy } = self;
+    pub(super) fn bind_sockets(self) -> Result<BoundSockets, BindError> {
+        let Self { addresses, sockets, left, patience, options, policy, grace } = self;
         if addresses.is_empty() && sockets.is_empty() {
             return Err(BindError::NoAddress);
         }
@@ -147,7 +162,7 @@ impl ServerOptions {
         }
         // Sockets that were handed over may be fewer than the workers.
         workers.retain(|sockets| !sockets.is_empty());
-        Ok(BoundSockets { listeners, workers, policy })
+        Ok(BoundSockets { listeners, workers, policy, grace })
     }
 }
 

@@ -27,8 +27,6 @@ use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
 /// How often room in the send buffer is looked for while replies wait for it and nothing is received. The kernel announces
 /// room only once half of the buffer is free (`sock_writeable` in its net/sock.h), which forged neighbours can prevent.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// How long handlers that wait may go on once the server closes.
-const GRACE: Duration = Duration::from_secs(1);
 /// The longest wait after a receive error that persists.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -126,8 +124,8 @@ where
         Ok(Self { engine, io, input, send, backlog: Backlog::default(), retry: None })
     }
 
-    /// Serves until `closing` is ready, then lets handlers end.
-    pub(super) async fn run(mut self, pulse: &Pulse, closing: impl Future<Output = ()>) {
+    /// Serves until `closing` is ready, then lets handlers that wait go on for at most `grace`.
+    pub(super) async fn run(mut self, pulse: &Pulse, closing: impl Future<Output = ()>, grace: Duration) {
         let mut closing = pin!(closing);
         loop {
             let turn = poll_fn(|context| self.poll_turn(pulse, closing.as_mut(), context)).await;
@@ -152,7 +150,7 @@ where
                 Turn::Closing => break,
             }
         }
-        self.close().await;
+        self.close(grace).await;
     }
 
     fn poll_turn(
@@ -230,9 +228,9 @@ where
         }
     }
 
-    async fn close(&mut self) {
+    async fn close(&mut self, grace: Duration) {
         self.engine.close();
-        let ended = timeout(GRACE, async {
+        let ended = timeout(grace, async {
             while self.engine.waiting() > 0 {
                 poll_fn(|context| self.engine.poll(context)).await;
                 self.flush();

@@ -122,7 +122,7 @@ where
             if !served.begun.swap(true, Relaxed) {
                 self.shared.now_serving();
             }
-            worker.run(&served.pulse, self.shared.closing()).await;
+            worker.run(&served.pulse, self.shared.closing(), self.shared.grace).await;
             served.remember_kernel_drops();
         })
     }

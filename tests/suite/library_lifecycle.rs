@@ -4,7 +4,7 @@ use std::future::pending;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use echo_udpd::blocking;
@@ -15,7 +15,7 @@ use echo_udpd::socket::BindError;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, ask, connected, wait_for};
+use crate::harness::{DEADLINE, ask, connected, receive, wait_for};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -226,6 +226,59 @@ fn a_future_that_was_never_polled_neither_starts_nor_stops_the_handler() {
     let handle = server.handle();
     drop(server.serve());
     assert_eq!((handle.phase(), events.lock().unwrap().len()), (Phase::Stopped, 0));
+}
+
+/// Waits on after it has echoed a packet: `"forever"`, for no more requests, or for some time once the server closes.
+struct Lingers;
+
+impl DatagramRequestHandler<BytesProtocol> for Lingers {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(packet) = requests.next().await.transpose()? else { return Ok(()) };
+        client.send_packet(packet.clone()).await?;
+        if packet == "forever" {
+            pending::<()>().await;
+        }
+        assert!(requests.next().await.is_none(), "the server closes");
+        if packet == "longer" {
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+        }
+        Ok(client.send_packet(Bytes::from_static(b"farewell")).await?)
+    }
+}
+
+/// A server with this grace, whose handler for a client waits.
+fn lingering(grace: Option<Duration>, packet: &str) -> (blocking::BackgroundServer, UdpSocket) {
+    let options = grace.map_or(loopback(), |grace| loopback().shutdown_grace(grace));
+    let server = blocking::UdpServer::from(options.bind(BytesProtocol::default(), Lingers).unwrap()).start().unwrap();
+    let client = connected(address_of(server.handle()));
+    assert_eq!(ask(&client, packet.as_bytes()), packet.as_bytes());
+    (server, client)
+}
+
+#[test]
+fn handlers_that_wait_have_a_second_or_what_the_options_say() {
+    let time_to_stop = |grace| {
+        let (server, _client) = lingering(grace, "forever");
+        let begin = Instant::now();
+        server.stop().unwrap();
+        begin.elapsed()
+    };
+    assert!(time_to_stop(None) >= Duration::from_secs(1));
+    assert!(time_to_stop(Some(Duration::ZERO)) < Duration::from_secs(1));
+    let (server, client) = lingering(Some(DEADLINE), "longer");
+    server.stop().unwrap();
+    assert_eq!(receive(&client), b"farewell");
+}
+
+#[test]
+fn without_grace_a_handler_still_hears_that_there_are_no_more_requests() {
+    let (server, client) = lingering(Some(Duration::ZERO), "until the end");
+    server.stop().unwrap();
+    assert_eq!(receive(&client), b"farewell");
 }
 
 #[test]
