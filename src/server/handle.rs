@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -83,12 +84,24 @@ pub(super) struct Pulse {
     asked: AtomicBool,
     proofs: AtomicU64,
     waker: AtomicWaker,
+    /// A waker that failed, for the next try: the loop that it should have woken sets no other.
+    failed: Mutex<Option<Waker>>,
 }
 
 impl Pulse {
     fn ask(&self) {
         self.asked.store(true, Ordering::Release);
-        self.waker.wake();
+        self.wake();
+    }
+
+    /// Wakes the loop if it is idle. tokio panics where that fails (a `write(2)` to its eventfd).
+    fn wake(&self) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waker) = self.waker.take().or_else(|| failed.take())
+            && catch_unwind(AssertUnwindSafe(|| waker.wake_by_ref())).is_err()
+        {
+            *failed = Some(waker);
+        }
     }
 
     /// Returns whether the loop is asked; it is woken with this when it will be.
@@ -154,13 +167,19 @@ impl Shared {
         }
     }
 
+    /// Closes the server, and wakes its loops in two ways: one of them may fail.
     pub(super) fn shutdown(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.advance(Phase::Closing);
+        self.wake();
     }
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        self.watched().iter().for_each(|watched| watched.pulse.wake());
     }
 
     /// Ready once the server closes.
@@ -169,13 +188,17 @@ impl Shared {
     }
 
     fn advance(&self, phase: Phase) {
-        self.phase.send_if_modified(|current| {
-            let later = phase > *current;
-            if later {
-                *current = phase;
-            }
-            later
-        });
+        let advance = || {
+            self.phase.send_if_modified(|current| {
+                let later = phase > *current;
+                if later {
+                    *current = phase;
+                }
+                later
+            })
+        };
+        // The phase is another even where a waker of somebody who waits for it panics.
+        let _ = catch_unwind(AssertUnwindSafe(advance));
     }
 }
 
@@ -218,9 +241,15 @@ impl ServerHandle {
     }
 
     /// Asks the server to stop: a handler that is still starting is interrupted, batches in hand are finished, and
-    /// handlers that wait have the [grace](super::ServerOptions::shutdown_grace) to end.
+    /// handlers that wait have the [grace](super::ServerOptions::shutdown_grace) to end. Never panics.
     pub fn shutdown(&self) {
         self.0.shutdown();
+    }
+
+    /// Wakes every loop again. For a [`shutdown`](Self::shutdown) that shows no effect: its own wake-ups are system calls
+    /// (`write(2)` to an eventfd), which can fail.
+    pub fn wake(&self) {
+        self.0.wake();
     }
 
     /// Changes which sources get a reply and how often, at once.
@@ -261,5 +290,64 @@ impl ServerHandle {
             stats += counters.snapshot();
         }
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    /// A waker like tokio's: it panics where its system call fails, so many times.
+    #[derive(Default)]
+    struct Failing {
+        failures: AtomicUsize,
+        woken: AtomicUsize,
+    }
+
+    impl Wake for Failing {
+        fn wake(self: Arc<Self>) {
+            let failures = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            assert!(failures.is_err(), "failed to wake the loop");
+            self.woken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn failing(failures: usize) -> (Arc<Failing>, Waker) {
+        let waker = Arc::new(Failing { failures: failures.into(), ..Failing::default() });
+        (Arc::clone(&waker), waker.into())
+    }
+
+    #[test]
+    fn a_loop_whose_wake_up_failed_is_woken_by_the_next() {
+        let (waker, given) = failing(2);
+        let pulse = Pulse::default();
+        pulse.poll_asked(&given);
+        for woken in [0, 0, 1, 1] {
+            pulse.wake();
+            assert_eq!(waker.woken.load(Ordering::Relaxed), woken);
+        }
+        pulse.poll_asked(&given);
+        pulse.ask();
+        assert_eq!(waker.woken.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_shutdown_wakes_a_loop_twice_and_survives_wakers_that_panic() {
+        let admission = Admission::new([], &Policy::open());
+        let server = ServerHandle::new(Shared::new(Vec::new(), admission, 1, Duration::ZERO).into());
+        let pulse = Arc::<Pulse>::default();
+        let watched = Watched { socket: Weak::new(), counters: Arc::default(), pulse: Arc::clone(&pulse) };
+        server.0.watch([watched].into_iter());
+        let (waker, given) = failing(1);
+        let mut closing = pin!(server.0.closing());
+        assert!(closing.as_mut().poll(&mut Context::from_waker(&given)).is_pending());
+        pulse.poll_asked(&given);
+        server.shutdown();
+        assert_eq!((server.phase(), waker.woken.load(Ordering::Relaxed)), (Phase::Closing, 1));
+        server.wake();
+        assert_eq!(waker.woken.load(Ordering::Relaxed), 1, "it is awake");
     }
 }
