@@ -85,7 +85,7 @@ impl fmt::Display for DropReason {
 }
 
 /// How many datagrams were dropped, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drops([u64; DropReason::ALL.len()]);
 
 impl Drops {
@@ -103,6 +103,17 @@ impl Drops {
 
     pub(crate) fn count(&mut self, reason: DropReason, times: u64) {
         self.0[reason as usize] += times;
+    }
+}
+
+impl fmt::Debug for Drops {
+    /// The reasons that are not zero: `Drops { source_port: 3, send: 1 }`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut drops = f.debug_struct("Drops");
+        for reason in DropReason::ALL.into_iter().filter(|&reason| self.of(reason) > 0) {
+            drops.field(reason.name(), &self.of(reason));
+        }
+        drops.finish()
     }
 }
 
@@ -296,6 +307,15 @@ mod tests {
         assert_eq!([told(u32::MAX - 5), told(u32::MAX), told(4), told(u32::MAX), told(4)], [0, 5, 10, 10, 10]);
         assert_eq!(told(4 + (1 << 30)), 10 + (1 << 30));
         (2..=8).for_each(|step: u32| assert_eq!(told(4u32.wrapping_add(step << 30)), 10 + (u64::from(step) << 30)));
+    }
+
+    #[test]
+    fn drops_are_shown_with_their_reasons() {
+        let mut drops = Drops::default();
+        assert_eq!(format!("{drops:?}"), "Drops");
+        drops.count(DropReason::Send, 1);
+        drops.count(DropReason::SourcePort, 3);
+        assert_eq!(format!("{drops:?}"), "Drops { source_port: 3, send: 1 }");
     }
 
     #[test]
