@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use echo_udpd::admission::{Admission, Policy};
+use echo_udpd::admission::{Admission, Policy, RateLimit};
 use echo_udpd::handler::{DatagramRequestHandler, EchoRequestHandler, RequestLogSettings};
 use echo_udpd::ledger::{DropReason, Stats};
 use echo_udpd::protocol::RawJsonProtocol;
@@ -113,8 +113,7 @@ fn resident_pages() -> u64 {
 
 fn flood_with(workers: u64) {
     let mut policy = Policy::open();
-    policy.rate_limit.per_second = 200;
-    policy.rate_limit.burst = 400;
+    policy.rate_limit = RateLimit::per_source(200, 400).unwrap();
     policy.error_replies_per_second = 10;
     let admission = Arc::new(Admission::new([9000], &policy));
     let (begin, barrier) = (Instant::now(), Barrier::new(workers as usize));

@@ -5,6 +5,7 @@
 
 mod limiter;
 mod prefix;
+mod rate_limit;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,6 +17,7 @@ pub use self::limiter::LONGEST_BURST;
 use self::limiter::{Key, Limiter, Rate, TICKS};
 use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
+pub use self::rate_limit::{RateLimit, RateLimitError};
 use crate::ledger::DropReason;
 use crate::pace::Pace;
 use crate::socket::{Datagram, Destination};
@@ -41,49 +43,21 @@ pub struct Policy {
     pub deny: Vec<Prefix>,
     /// Source ports that are not answered, beside 0 and those that the server listens on.
     pub deny_source_ports: Vec<RangeInclusive<u16>>,
-    /// What one source may spend.
+    /// How much one source may spend.
     pub rate_limit: RateLimit,
     /// Error replies to one source, each second and at once; 0 = no limit, of the total of 100 a second neither.
     pub error_replies_per_second: u32,
-}
-
-/// The rate of each source. A datagram costs one token for each 1232 bytes begun, and at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateLimit {
-    /// Tokens that a source gains each second; 0 = no limit.
-    pub per_second: u32,
-    /// Tokens that it may spend at once: at least [`LARGEST_COST`], and at most what it gains in 300 s.
-    pub burst: u32,
-    /// Datagrams of all sources together that have a limit, each second and at once; 0 = no limit.
-    pub total_per_second: u32,
-    /// Bits of an IPv4 address that make one source.
-    pub ipv4_prefix: u8,
-    /// Bits of an IPv6 address that make one source. Link-local and NAT64 addresses are counted individually, Teredo ones by
-    /// the client's IPv4 address, 6to4 ones by at most 48 bits, which is what one IPv4 address has.
-    pub ipv6_prefix: u8,
-    /// Sources without a limit. A client on this host that asks a loopback address has none either: see
-    /// [`Admission::with_client_ports`].
-    pub exempt: Vec<Prefix>,
 }
 
 impl Policy {
     /// Answers everyone, without limits: for a server that is not reached from outside.
     #[must_use]
     pub fn open() -> Self {
-        let rate_limit = RateLimit {
-            per_second: 0,
-            burst: 0,
-            total_per_second: 0,
-            ipv4_prefix: 32,
-            ipv6_prefix: 64,
-            exempt: Vec::new(),
-        };
         Self {
             allow: Vec::new(),
             deny: Vec::new(),
             deny_source_ports: Vec::new(),
-            rate_limit,
+            rate_limit: RateLimit::unlimited(),
             error_replies_per_second: 0,
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use echo_udpd::admission::{Admission, Policy};
+use echo_udpd::admission::{Admission, Policy, RateLimit};
 use echo_udpd::daemon::settings::Settings;
 use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
 use echo_udpd::ledger::{DropReason, Stats};
@@ -93,8 +93,7 @@ impl DatagramRequestHandler<RawJsonProtocol> for Moody {
 fn policy() -> Policy {
     let mut policy = Policy::open();
     policy.deny = vec![std::net::Ipv4Addr::new(192, 0, 2, 66).into()].into_iter().map(prefix).collect();
-    policy.rate_limit.per_second = 1;
-    policy.rate_limit.burst = 60;
+    policy.rate_limit = RateLimit::per_source(1, 60).expect("within its bounds");
     policy.error_replies_per_second = 3;
     policy.deny_source_ports = vec![1..=6];
     policy

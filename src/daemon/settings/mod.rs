@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::faults::{Fault, Faults};
 pub use self::listen::{Listen, ListenAddress, ListenError};
 pub use self::values::*;
-use crate::admission::{LARGEST_COST, LONGEST_BURST, Policy, Prefix};
+use crate::admission::{self, LARGEST_COST, LONGEST_BURST, Policy, Prefix};
 use crate::handler::RequestLogSettings;
 
 /// The file as it is written.
@@ -288,8 +288,9 @@ impl Settings {
         policy.allow = prefixes(&self.access.allow);
         policy.deny = prefixes(&self.access.deny);
         policy.deny_source_ports = self.access.deny_source_ports.iter().map(|ports| ports.0.0.clone()).collect();
-        policy.rate_limit.per_second = self.rate_limit.per_second.value();
-        policy.rate_limit.burst = self.rate_limit.burst.value();
+        let (rate, burst) = (self.rate_limit.per_second.value(), self.rate_limit.burst.value());
+        let limit = admission::RateLimit::per_source(rate, burst);
+        policy.rate_limit = limit.expect("both were checked when they were read");
         policy.rate_limit.total_per_second = self.rate_limit.total_per_second.value();
         policy.rate_limit.ipv4_prefix = self.rate_limit.ipv4_prefix.value() as u8;
         policy.rate_limit.ipv6_prefix = self.rate_limit.ipv6_prefix.value() as u8;
