@@ -48,8 +48,8 @@ impl RateLimit {
         Self { per_second: 0, burst: 0, total_per_second: 0, ipv4_prefix: 32, ipv6_prefix: 64, exempt: Vec::new() }
     }
 
-    /// Each source gains so many tokens a second, and may spend at most `burst` at once; a rate of 0 is no limit, whatever
-    /// the burst. A source is one IPv4 address or one IPv6 /64.
+    /// Gives each source so many tokens a second, of which it may spend at most `burst` at once; a rate of 0 is no
+    /// limit, whatever the burst. A source is one IPv4 address or one IPv6 /64.
     ///
     /// # Errors
     /// The burst is less than [`LARGEST_COST`], or more than the source gains in [`LONGEST_BURST`] seconds.

@@ -16,7 +16,7 @@ use crate::protocol::{DatagramProtocol, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
 use crate::serializer::SerializeError;
 use crate::socket::{Destination, Outgoing, OutgoingKind};
 
-/// What the clients of one worker share.
+/// The state that the clients of one worker share.
 pub(crate) struct Station<P> {
     pub(crate) protocol: Arc<P>,
     pub(crate) outbox: Outbox,
@@ -41,10 +41,11 @@ impl<P> Station<P> {
     }
 }
 
-/// Who sent a request, and which of the server's addresses was asked; a reply goes the way back.
+/// The sender of a request, and the server's address that it asked; a reply goes back the same way.
 ///
-/// Cheap to clone, and usable from any task or thread while the server runs. Two clients are equal when their address, the
-/// asked address and the interface are. There is no `close`: a datagram peer has no connection that could be closed.
+/// Not the program that asks: that is [`UdpClient`](crate::client::UdpClient). Cheap to clone, and usable from any task
+/// or thread while the server runs. Two clients are equal when their address, the asked address and the interface are.
+/// There is no `close`: a datagram peer has no connection that could be closed.
 pub struct Client<P> {
     station: Arc<Station<P>>,
     peer: SocketAddr,
@@ -86,7 +87,8 @@ impl<P> Client<P> {
         self.received
     }
 
-    /// Whether the server is closing: a handler that still waits has a short while to end by itself.
+    /// Returns whether the server is closing: a handler that still waits then has the
+    /// [grace](crate::server::ServerOptions::shutdown_grace) to end by itself.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.station.closing.load(Relaxed)

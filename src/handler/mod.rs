@@ -1,4 +1,4 @@
-//! What to do with a request: the trait [`DatagramRequestHandler`], the [`Client`] and [`Requests`] that it is handed,
+//! Handling a request: the trait [`DatagramRequestHandler`], the [`Client`] and [`Requests`] that it is handed,
 //! and the tutorial's [`EchoRequestHandler`].
 //!
 //! A handler speaks of packets; which socket they use, and when, is the server's business. A handler that is ready at
@@ -32,10 +32,10 @@ pub type HandlerError = Box<dyn Error + Send + Sync>;
 /// Calls for different clients run concurrently on one thread; a server with several workers shares the handler between
 /// their threads. The future need not be `Send`.
 ///
-/// A handler that fails is counted ([`DropReason::HandlerFailed`](crate::ledger::DropReason::HandlerFailed)), and at most
-/// once a second a socket it is reported as a warning of the [`tracing`] crate: the error with all its causes. **A program
-/// without a `tracing` subscriber sees nothing of that**: install one (`tracing_subscriber::fmt::init()`), or look at
-/// [`ServerHandle::stats`](crate::server::ServerHandle::stats).
+/// A failure is counted ([`DropReason::HandlerFailed`](crate::ledger::DropReason::HandlerFailed)) and logged through
+/// the [`tracing`] crate: a warning that names the client and shows the error with all its causes, at most one a second
+/// for each socket. **A program without a `tracing` subscriber sees nothing of that**: install one
+/// (`tracing_subscriber::fmt::init()`), or watch [`ServerHandle::stats`](crate::server::ServerHandle::stats).
 pub trait DatagramRequestHandler<P: DatagramProtocol> {
     /// Handles a datagram of `client`, and those that follow while it runs.
     ///
@@ -54,11 +54,12 @@ pub trait DatagramRequestHandler<P: DatagramProtocol> {
         ready(Ok(()))
     }
 
-    /// Runs once if [`start`](Self::start) has begun, even if that failed or was interrupted: after the last datagram was
-    /// handled and all sockets were closed.
+    /// Runs once if [`start`](Self::start) has begun, even if that failed or was interrupted: after the last datagram
+    /// was handled and all sockets were closed.
     ///
-    /// It runs on the task that serves; on another thread when [`UdpServer::serve`](crate::server::UdpServer::serve) is
-    /// dropped, see there. Only a drop while `stop` itself is running interrupts it.
+    /// It runs on the task that serves, or on another thread where
+    /// [`UdpServer::serve`](crate::server::UdpServer::serve) was dropped, as described there. Only a drop while `stop`
+    /// itself runs interrupts it.
     fn stop(&self) -> impl Future<Output = ()> {
         ready(())
     }

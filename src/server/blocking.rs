@@ -27,10 +27,11 @@ impl<P, H> From<super::UdpServer<P, H>> for UdpServer<P, H> {
 }
 
 impl<P, H> UdpServer<P, H> {
-    /// Binds an address for one worker, `"[::1]:9000"` say; [`ServerOptions`](super::ServerOptions) and `From` give more.
+    /// Binds an address such as `"[::1]:9000"`, for one worker. For more, make the server of
+    /// [`ServerOptions`](super::ServerOptions), and this one [`From`] it.
     ///
     /// # Errors
-    /// Those of the asynchronous [`bind`](super::UdpServer::bind), which says too what becomes of a name.
+    /// Those of the asynchronous [`bind`](super::UdpServer::bind), which also says how names are treated.
     pub fn bind(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError> {
         super::UdpServer::bind(address, protocol, handler).map(Self)
     }

@@ -1,4 +1,4 @@
-//! What the outside holds of a server: where it listens, whether it serves, its counters, and how to stop it.
+//! The outside's view of a server: where it listens, whether it serves, its counters, and how to stop it.
 
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
@@ -42,7 +42,7 @@ impl From<&BoundSocket> for Listener {
     }
 }
 
-/// How far a server has come; it never goes back.
+/// The progress of a server; it never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Bound, not receiving yet.
@@ -61,13 +61,13 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     pub(super) examples: Arc<DropExamples>,
     pub(super) closing: Arc<AtomicBool>,
-    /// How long handlers that wait may go on once the server closes.
+    /// The time that handlers which wait have left once the server closes.
     pub(super) grace: Duration,
     phase: watch::Sender<Phase>,
     watched: OnceLock<Vec<Watched>>,
     /// Sockets that are not received from yet.
     idle: AtomicUsize,
-    /// What keeps the server from being stopped: its sockets that are open, and its handler.
+    /// Holds on the server: its open sockets, and its handler.
     open: AtomicUsize,
 }
 
@@ -78,7 +78,8 @@ pub(super) struct Watched {
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for datagrams.
+/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for
+/// datagrams.
 #[derive(Default)]
 pub(super) struct Pulse {
     asked: AtomicBool,
@@ -228,7 +229,7 @@ impl ServerHandle {
         &self.0.listeners
     }
 
-    /// How far it has come.
+    /// The phase that it has reached.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.0.phase.borrow()
@@ -246,8 +247,8 @@ impl ServerHandle {
         self.0.shutdown();
     }
 
-    /// Wakes every loop again. For a [`shutdown`](Self::shutdown) that shows no effect: its own wake-ups are system calls
-    /// (`write(2)` to an eventfd), which can fail.
+    /// Wakes every loop again. For a [`shutdown`](Self::shutdown) that shows no effect: its own wake-ups are system
+    /// calls (`write(2)` to an eventfd), which can fail.
     pub fn wake(&self) {
         self.0.wake();
     }
@@ -273,7 +274,7 @@ impl ServerHandle {
         self.0.watched().iter().for_each(|watched| watched.pulse.ask());
     }
 
-    /// How many proofs each loop has given, one for each time that it was asked and could.
+    /// The number of proofs that each loop has given, one for each time that it was asked and could.
     #[must_use]
     pub fn proofs(&self) -> Vec<u64> {
         self.0.watched().iter().map(|watched| watched.pulse.proofs.load(Ordering::Relaxed)).collect()

@@ -1,7 +1,7 @@
 //! The life of a server around its first worker: the handler's `start`, the other workers, the handler's `stop`.
 //!
-//! Once `start` has begun, `stop` runs, whichever way the server ends, and after all workers. Where the server was dropped,
-//! nobody awaits that: it runs aside.
+//! Once `start` has begun, `stop` runs, whichever way the server ends, and after all workers. Where the server was
+//! dropped, nobody awaits that: it runs aside.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -51,7 +51,7 @@ where
         }
     }
 
-    /// Runs the handler's `start` and starts all workers but the first; does no more than it did when the server closes.
+    /// Runs the handler's `start`, then starts all workers but the first. Ends early when the server closes.
     pub(super) async fn begin(&mut self) -> Result<(), ServeError> {
         if self.service.shared.is_closing() {
             return Ok(());
@@ -99,8 +99,8 @@ where
 /// Makes the future of the handler's `stop`.
 type Stop = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
 
-/// What is left to do after the first worker: to wait for the others, then to stop the handler. Dropped before that is
-/// done, it is done aside.
+/// The work that is left after the first worker: to wait for the others, then to stop the handler. Dropped before that
+/// is done, it is done aside.
 struct Ending {
     shared: Arc<Shared>,
     elsewhere: VecDeque<WorkerEnd>,
@@ -185,7 +185,7 @@ mod tests {
     use crate::admission::{Admission, Policy};
     use crate::server::{Phase, ServerHandle};
 
-    /// What is left of a server that is dropped, and how often its handler was stopped.
+    /// Drops what is left of a server; returns how often its handler was stopped.
     fn dropped(aside: Aside) -> (ServerHandle, Arc<AtomicUsize>) {
         let admission = Admission::new([], &Policy::open());
         let shared = Arc::new(Shared::new(Vec::new(), admission, 0, Duration::ZERO));

@@ -1,7 +1,7 @@
 //! Serves a handler on UDP sockets: binds them, runs a worker on each, closes and counts.
 //!
-//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has its own
-//! thread, runtime and sockets. Knows no settings file and no service manager.
+//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has its
+//! own thread, runtime and sockets. Knows no settings file and no service manager.
 
 mod backlog;
 pub mod blocking;
@@ -39,7 +39,7 @@ pub struct UdpServer<P, H> {
     open: OpenGuard,
 }
 
-/// A server that could not start, or did not end as asked.
+/// The reason why a server could not start, or did not end as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -51,22 +51,22 @@ pub enum ServeError {
     Watch {
         /// The socket's address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A worker's thread or runtime could not be started.
     #[error("start a worker")]
     StartWorker(#[source] io::Error),
-    /// A worker ended by a panic of its own, not of a handler.
+    /// A worker panicked outside the handler's `handle`: in tokio, or in its `start` or `stop`.
     #[error("a worker panicked")]
     WorkerPanicked,
 }
 
 impl<P, H> UdpServer<P, H> {
-    /// Binds an address for one worker, `"[::1]:9000"` say; [`ServerOptions`] has more.
+    /// Binds an address such as `"[::1]:9000"`, for one worker; [`ServerOptions`] has more.
     ///
-    /// Where a name has several addresses, the first that can be bound is, as by [`UdpSocket::bind`]; resolving one blocks
-    /// the thread.
+    /// Of several addresses (those of a name, say) the first that can be bound is bound, as [`UdpSocket::bind`] does.
+    /// Resolving a name blocks the thread.
     ///
     /// # Errors
     /// The name has no address, or the socket of the last one could not be created or bound.
@@ -142,10 +142,10 @@ where
     ///
     /// Needs a tokio runtime with I/O and time enabled.
     ///
-    /// Dropping the future (in a `select!`, by a timeout) shuts down too, but without the grace for handlers that wait on
-    /// this task, and without waiting. The handler's `stop` then runs on a thread of the runtime's blocking pool, which
-    /// has a small runtime for it (outside a runtime: on a new thread), after the other workers have ended;
-    /// [`ServerHandle::reached`] with [`Phase::Stopped`] waits for it, and so does the runtime itself when it is dropped.
+    /// Dropping the future (in a `select!`, by a timeout) shuts down too: at once, without the grace for handlers that
+    /// wait on this task. The handler's `stop` then runs after the other workers have ended, on a thread of the
+    /// runtime's blocking pool (outside a runtime: on a new thread), with a small runtime around it.
+    /// [`ServerHandle::reached`] with [`Phase::Stopped`] waits for that, and so does a runtime that is dropped.
     ///
     /// # Errors
     /// It could not start, or a worker ended by a panic. A failing socket or handler is no error: those are counted.

@@ -1,4 +1,5 @@
-//! What a server listens on: addresses to bind, sockets that are bound already, and how they go to the workers.
+//! The places that a server listens on: addresses to bind, sockets that are bound already, and how they go to the
+//! workers.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
@@ -10,10 +11,10 @@ use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
 
 /// The pause before an address that is in use is tried again.
 const BIND_PAUSE: Duration = Duration::from_millis(5);
-/// How long handlers that wait may go on once the server closes, by default.
+/// The default time that handlers which wait have left once the server closes.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// What a server listens on, and with how many workers.
+/// Options of a server: where it listens, with how many workers, which sources get a reply.
 #[derive(Debug)]
 pub struct ServerOptions {
     addresses: Vec<SocketAddr>,
@@ -25,7 +26,7 @@ pub struct ServerOptions {
     grace: Duration,
 }
 
-/// What a server needs besides protocol and handler.
+/// A server without its protocol and handler.
 pub(super) struct BoundSockets {
     pub(super) listeners: Vec<Listener>,
     /// For each worker its own.
@@ -69,22 +70,22 @@ impl ServerOptions {
         self
     }
 
-    /// Adds a socket that an earlier run bound: it is used if one of the addresses to [`listen`](Self::listen) on is
-    /// its own, with the datagrams that wait in it, and closed if none is.
+    /// Adds a socket that an earlier run bound. It is used, with the datagrams that wait in it, if it is bound to one
+    /// of the addresses to [`listen`](Self::listen) on, and closed if not.
     #[must_use]
     pub fn left_socket(mut self, socket: UdpSocket) -> Self {
         self.left.push(socket);
         self
     }
 
-    /// How long to wait for addresses that are in use, all together; by default not at all.
+    /// The time to wait for addresses that are in use, all together; none by default.
     #[must_use]
     pub fn wait_for_address(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// How many workers share each address; at least 1.
+    /// The number of workers that share each address; at least 1.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.options.sockets = workers.max(1);
@@ -113,10 +114,12 @@ impl ServerOptions {
         self
     }
 
-    /// How long handlers that still wait may go on once the server shuts down, before they are dropped; 1 s by default.
+    /// The time that handlers which still wait have left once the server shuts down, before they are dropped; 1 s by
+    /// default.
     ///
-    /// With zero they are polled once more: enough for one that awaits [`Requests::next`](crate::handler::Requests::next),
-    /// which then gives `None`. A handler that blocks its thread cannot be interrupted.
+    /// With zero they are polled once more: enough for one that awaits
+    /// [`Requests::next`](crate::handler::Requests::next), which then gives `None`. A handler that blocks its thread
+    /// cannot be interrupted.
     #[must_use]
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -20,10 +20,10 @@ use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{self, BoundSocket};
 
-/// How a worker on another thread ended; a worker that panicked says nothing.
+/// The end of a worker on another thread; one that panicked sends nothing.
 pub(super) type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
 
-/// What all workers of a server serve.
+/// The protocol and handler that all workers of a server share.
 pub(super) struct Service<P, H> {
     pub(super) protocol: Arc<P>,
     pub(super) handler: Arc<H>,
@@ -78,7 +78,7 @@ where
     P: DatagramProtocol + Send + Sync + 'static,
     H: DatagramRequestHandler<P> + Send + Sync + 'static,
 {
-    /// Starts a worker on a thread of its own.
+    /// Starts a worker on its own thread.
     pub(super) fn spawn_worker(&self, number: usize, sockets: Vec<Served>) -> Result<WorkerEnd, ServeError> {
         let service = self.clone();
         let (done, ended) = oneshot::channel();

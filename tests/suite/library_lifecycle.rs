@@ -1,4 +1,5 @@
-//! The life of the library's server: how it is bound, and how it starts and ends, with its handler's `start` and `stop`.
+//! The life of the library's server: how it is bound, and how it starts and ends, with its handler's `start` and
+//! `stop`.
 
 use std::future::pending;
 use std::net::{SocketAddr, UdpSocket};
