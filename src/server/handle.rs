@@ -4,14 +4,13 @@ use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
+use super::pulse::Pulse;
 use crate::admission::{Admission, Policy};
 use crate::handler::DropExamples;
 use crate::ledger::{Counters, DropReason, Stats};
@@ -76,47 +75,6 @@ pub(super) struct Watched {
     pub(super) socket: Weak<UdpSocket>,
     pub(super) counters: Arc<Counters>,
     pub(super) pulse: Arc<Pulse>,
-}
-
-/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for
-/// datagrams.
-#[derive(Default)]
-pub(super) struct Pulse {
-    asked: AtomicBool,
-    proofs: AtomicU64,
-    waker: AtomicWaker,
-    /// A waker that failed, for the next try: the loop that it should have woken sets no other.
-    failed: Mutex<Option<Waker>>,
-}
-
-impl Pulse {
-    fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Wakes the loop if it is idle. tokio panics where that fails (a `write(2)` to its eventfd).
-    fn wake(&self) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waker) = self.waker.take().or_else(|| failed.take())
-            && catch_unwind(AssertUnwindSafe(|| waker.wake_by_ref())).is_err()
-        {
-            *failed = Some(waker);
-        }
-    }
-
-    /// Returns whether the loop is asked; it is woken with this when it will be.
-    pub(super) fn poll_asked(&self, waker: &Waker) -> bool {
-        self.waker.register(waker);
-        self.asked.load(Ordering::Acquire)
-    }
-
-    /// The loop could ask its socket.
-    pub(super) fn prove(&self) {
-        if self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel) {
-            self.proofs.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// Held with each open socket of a server, and by what stops its handler.
@@ -277,7 +235,7 @@ impl ServerHandle {
     /// The number of proofs that each loop has given, one for each time that it was asked and could.
     #[must_use]
     pub fn proofs(&self) -> Vec<u64> {
-        self.0.watched().iter().map(|watched| watched.pulse.proofs.load(Ordering::Relaxed)).collect()
+        self.0.watched().iter().map(|watched| watched.pulse.proofs()).collect()
     }
 
     /// The counters of all workers together.
@@ -301,54 +259,31 @@ mod tests {
 
     use super::*;
 
-    /// A waker like tokio's: it panics where its system call fails, so many times.
-    #[derive(Default)]
-    struct Failing {
-        failures: AtomicUsize,
-        woken: AtomicUsize,
-    }
+    /// A waker whose system call fails, as tokio's may.
+    struct Failing;
 
     impl Wake for Failing {
         fn wake(self: Arc<Self>) {
-            let failures = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-            assert!(failures.is_err(), "failed to wake the loop");
-            self.woken.fetch_add(1, Ordering::Relaxed);
+            panic!("failed to wake the loop");
         }
     }
 
-    fn failing(failures: usize) -> (Arc<Failing>, Waker) {
-        let waker = Arc::new(Failing { failures: failures.into(), ..Failing::default() });
-        (Arc::clone(&waker), waker.into())
-    }
-
     #[test]
-    fn a_loop_whose_wake_up_failed_is_woken_by_the_next() {
-        let (waker, given) = failing(2);
-        let pulse = Pulse::default();
-        pulse.poll_asked(&given);
-        for woken in [0, 0, 1, 1] {
-            pulse.wake();
-            assert_eq!(waker.woken.load(Ordering::Relaxed), woken);
-        }
-        pulse.poll_asked(&given);
-        pulse.ask();
-        assert_eq!(waker.woken.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn a_shutdown_wakes_a_loop_twice_and_survives_wakers_that_panic() {
+    fn wakers_that_panic_do_not_keep_a_server_from_being_shut_down() {
         let admission = Admission::new([], &Policy::open());
         let server = ServerHandle::new(Shared::new(Vec::new(), admission, 1, Duration::ZERO).into());
         let pulse = Arc::<Pulse>::default();
         let watched = Watched { socket: Weak::new(), counters: Arc::default(), pulse: Arc::clone(&pulse) };
         server.0.watch([watched].into_iter());
-        let (waker, given) = failing(1);
+        let waker = Arc::new(Failing).into();
         let mut closing = pin!(server.0.closing());
-        assert!(closing.as_mut().poll(&mut Context::from_waker(&given)).is_pending());
-        pulse.poll_asked(&given);
+        assert!(closing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        pulse.poll_asked(&waker);
         server.shutdown();
-        assert_eq!((server.phase(), waker.woken.load(Ordering::Relaxed)), (Phase::Closing, 1));
+        pulse.poll_asked(&waker);
+        server.ask_for_proof();
+        pulse.poll_asked(&waker);
         server.wake();
-        assert_eq!(waker.woken.load(Ordering::Relaxed), 1, "it is awake");
+        assert_eq!(server.phase(), Phase::Closing);
     }
 }

@@ -10,6 +10,7 @@ mod handle;
 mod lifecycle;
 mod options;
 mod park;
+mod pulse;
 mod runtime;
 mod worker;
 mod workers;

@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
 use super::backlog::Backlog;
 use super::engine::Engine;
-use super::handle::Pulse;
+use super::pulse::Pulse;
 use crate::handler::{Client, HandlerError, Requests};
 use crate::message;
 use crate::protocol::DatagramProtocol;

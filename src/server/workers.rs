@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use super::ServeError;
 use super::engine::{Engine, Surroundings};
-use super::handle::{OpenGuard, Pulse, Shared};
+use super::handle::{OpenGuard, Shared};
+use super::pulse::Pulse;
 use super::runtime::runtime;
 use super::worker::Worker;
 use crate::handler::DatagramRequestHandler;
@@ -122,6 +123,7 @@ where
             if !served.begun.swap(true, Relaxed) {
                 self.shared.now_serving();
             }
+            let _on_runtime = served.pulse.on_runtime();
             worker.run(&served.pulse, self.shared.closing(), self.shared.grace).await;
             served.remember_kernel_drops();
         })

@@ -1,4 +1,4 @@
-//! Hosts that lack something: IPv6, a working receive call.
+//! Hosts that lack something: IPv6, a working receive call, a wake-up that arrives.
 
 #![allow(unsafe_code, reason = "a seccomp filter is installed between fork and exec")]
 
@@ -86,6 +86,20 @@ fn a_receive_error_that_persists_neither_ends_nor_spins_the_loop() {
     });
     daemon.process.end_child();
     assert_eq!(daemon.process.finish().code(), Some(0));
+}
+
+#[test]
+fn a_shutdown_whose_first_wake_up_fails_ends_the_daemon() {
+    need!(has_program("strace"), "strace, to inject faults");
+    // The first write of each thread to an eventfd: by that the shutdown wakes the loop.
+    let inject = ["strace", "-f", "-P", "anon_inode:[eventfd]", "-e", "trace=write"];
+    let mut daemon =
+        DaemonCommand::default().wrapped(&inject).wrapped(&["-e", "inject=write:error=EIO:when=1"]).start();
+    assert_eq!(ask(&connected(daemon.at("127.0.0.1")), b"[1]"), b"[1]");
+    daemon.process.end_child();
+    let finished = daemon.process.finish();
+    assert_eq!(finished.code(), Some(0), "{finished:?}");
+    assert!(finished.err.contains("(INJECTED)"), "{finished:?}");
 }
 
 #[test]
