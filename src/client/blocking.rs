@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::{ClientError, ConnectOptions, Link, check_size, receive};
+use super::link::{Link, check_size, receive};
+use super::{ClientError, ConnectOptions};
 use crate::protocol::DatagramProtocol;
 
 /// A client of one server that blocks the thread.
