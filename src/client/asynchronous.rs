@@ -1,20 +1,21 @@
 //! The client for tokio.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{ToSocketAddrs, UdpSocket, lookup_host};
+use tokio::task::coop::consume_budget;
+use tokio::time::timeout;
 
-use super::link::{Link, check_size, receive};
+use super::link::{Link, receive};
 use super::{ClientError, ConnectOptions};
 use crate::protocol::DatagramProtocol;
 
 /// A client of one server, for use with tokio.
 ///
-/// Sending and receiving take `&self`: share the client in an [`Arc`] to do both at once.
+/// Sending and receiving take `&self`: share the client in an [`Arc`](std::sync::Arc) to do both at once.
 #[derive(Debug)]
 pub struct UdpClient<P> {
     protocol: P,
@@ -24,7 +25,7 @@ pub struct UdpClient<P> {
 impl<P: DatagramProtocol> UdpClient<P> {
     /// Connects to a name and port, `("localhost", 9000)`: the first of its addresses that can be connected to.
     ///
-    /// Connecting a datagram socket sends nothing: whether somebody listens shows with the first reply.
+    /// Connecting a datagram socket sends nothing: whether anything listens there shows with the first reply.
     ///
     /// # Errors
     /// The name has no address, or none of them can be connected to.
@@ -42,7 +43,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
         protocol: P,
     ) -> Result<Self, ClientError> {
         let addresses = lookup_host(server).await.map_err(ClientError::Resolve)?;
-        Self::from_socket(options.connect(addresses)?.into(), protocol)
+        Ok(Self { protocol, link: options.connect(addresses, open)? })
     }
 
     /// Uses a socket that is connected already.
@@ -50,10 +51,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
     /// # Errors
     /// The socket is not connected, or cannot be used with tokio.
     pub fn from_socket(socket: std::net::UdpSocket, protocol: P) -> Result<Self, ClientError> {
-        socket.peer_addr().map_err(ClientError::Adopt)?;
-        socket.set_nonblocking(true).map_err(ClientError::Adopt)?;
-        let socket = UdpSocket::from_std(socket).map_err(ClientError::Adopt)?;
-        Ok(Self { protocol, link: Link::new(socket) })
+        Ok(Self { protocol, link: open(socket).map_err(ClientError::Adopt)? })
     }
 
     /// Sends a packet.
@@ -64,7 +62,8 @@ impl<P: DatagramProtocol> UdpClient<P> {
     pub async fn send_packet(&self, packet: P::Sent) -> Result<(), ClientError> {
         let socket = self.link.open()?;
         let datagram = self.protocol.make_datagram(packet)?;
-        let sent = socket.send(&check_size(datagram, socket.peer_addr())?).await;
+        self.link.check_size(&datagram)?;
+        let sent = socket.send(&datagram).await;
         self.link.open()?;
         sent.map(drop).map_err(ClientError::Send)
     }
@@ -74,7 +73,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
     /// Cancel-safe: a datagram is taken from the socket only when it is returned.
     ///
     /// # Errors
-    /// What came is no packet (the client can go on), nobody listens there, or the client is closed.
+    /// The reply is not a valid packet (the client can go on), nothing listens there, or the client is closed.
     pub async fn recv_packet(&self) -> Result<P::Received, ClientError> {
         let socket = self.link.open()?;
         loop {
@@ -83,7 +82,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
             self.link.open()?;
             let received = ready.and_then(|ready| {
                 let interest = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };
-                receive(|buffer| socket.try_io(interest, || (&*SockRef::from(&*socket)).read(buffer)))
+                socket.try_io(interest, || receive(&*socket))
             });
             match received {
                 Ok(datagram) => return Ok(self.protocol.build_packet(datagram)?),
@@ -93,22 +92,35 @@ impl<P: DatagramProtocol> UdpClient<P> {
         }
     }
 
-    /// Receives a packet within this time.
+    /// Receives a packet within this time. No time at all takes what is there.
     ///
     /// # Errors
     /// Those of [`recv_packet`](Self::recv_packet), and [`ClientError::TimedOut`].
     pub async fn recv_packet_within(&self, time: Duration) -> Result<P::Received, ClientError> {
-        tokio::time::timeout(time, self.recv_packet()).await.unwrap_or(Err(ClientError::TimedOut(time)))
+        if time.is_zero() {
+            // A loop that takes what is there must not keep other tasks from running.
+            consume_budget().await;
+        } else if let Ok(received) = timeout(time, self.recv_packet()).await {
+            return received;
+        }
+        // A datagram may be there that the runtime has not heard of yet.
+        let received = receive(&*self.link.open()?);
+        self.link.open()?;
+        match received {
+            Ok(datagram) => Ok(self.protocol.build_packet(datagram)?),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ClientError::TimedOut(time)),
+            Err(error) => Err(ClientError::Receive(error)),
+        }
     }
 }
 
 impl<P> UdpClient<P> {
-    /// The address that it sends from.
+    /// The local address that it sends from.
     ///
     /// # Errors
     /// The client is closed.
     pub fn local_address(&self) -> Result<SocketAddr, ClientError> {
-        self.link.open()?.local_addr().map_err(ClientError::Adopt)
+        self.link.local_address()
     }
 
     /// The server's address.
@@ -116,10 +128,10 @@ impl<P> UdpClient<P> {
     /// # Errors
     /// The client is closed.
     pub fn server_address(&self) -> Result<SocketAddr, ClientError> {
-        self.link.open()?.peer_addr().map_err(ClientError::Adopt)
+        self.link.server_address()
     }
 
-    /// Whether it was closed.
+    /// Returns whether it was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.link.open().is_err()
@@ -127,6 +139,12 @@ impl<P> UdpClient<P> {
 
     /// Closes the socket; whoever waits for a packet gets [`ClientError::Closed`]. Closing twice is no error.
     pub fn close(&self) {
-        self.link.close(|socket| SockRef::from(socket).shutdown(std::net::Shutdown::Both));
+        self.link.close();
     }
+}
+
+/// Puts a connected socket into tokio's hands.
+fn open(socket: std::net::UdpSocket) -> io::Result<Link<UdpSocket>> {
+    socket.set_nonblocking(true)?;
+    Link::new(UdpSocket::from_std(socket)?)
 }

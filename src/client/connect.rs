@@ -1,7 +1,7 @@
-//! Which of a server's addresses a client connects to, and from where.
+//! Connecting: to which of a server's addresses, and from where.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -17,7 +17,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Whether the address is of this family.
+    /// Returns whether the address is of this family.
     #[must_use]
     pub fn includes(self, address: SocketAddr) -> bool {
         address.is_ipv4() == (self == Self::Ipv4)
@@ -52,12 +52,16 @@ impl ConnectOptions {
         self
     }
 
-    /// Connects to the first of these addresses that can be connected to.
-    pub(super) fn connect(&self, addresses: impl Iterator<Item = SocketAddr>) -> Result<Socket, ClientError> {
+    /// Connects to the first of these addresses that can be connected to; `open` makes a client's link of the socket.
+    pub(super) fn connect<T>(
+        &self,
+        addresses: impl Iterator<Item = SocketAddr>,
+        open: impl Fn(UdpSocket) -> io::Result<T>,
+    ) -> Result<T, ClientError> {
         let mut last = None;
         for address in addresses.filter(|&address| self.allows(address)) {
-            match self.connect_to(address) {
-                Ok(socket) => return Ok(socket),
+            match self.connect_to(address).and_then(|socket| open(socket.into())) {
+                Ok(opened) => return Ok(opened),
                 Err(source) => last = Some(ClientError::Connect { address, source }),
             }
         }

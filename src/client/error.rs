@@ -26,13 +26,13 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The socket that was handed over is not a connected UDP socket.
-    #[error("use the socket that was given")]
+    #[error("use the given socket")]
     Adopt(#[source] io::Error),
     /// The packet has no form in bytes.
     #[error(transparent)]
     Serialize(#[from] SerializeError),
     /// The packet does not fit a datagram.
-    #[error("packet of {size} bytes is over the {limit} that a datagram may carry")]
+    #[error("packet is {size} bytes; a datagram carries at most {limit}")]
     TooLarge {
         /// Its size in bytes.
         size: usize,
@@ -42,14 +42,17 @@ pub enum ClientError {
     /// The kernel did not send; `ConnectionRefused` tells of an earlier datagram.
     #[error("send")]
     Send(#[source] io::Error),
-    /// The kernel did not receive; `ConnectionRefused` says that nobody listens there.
+    /// The kernel did not receive; `ConnectionRefused` says that nothing listens there.
     #[error("receive")]
     Receive(#[source] io::Error),
+    /// The kernel could not wait for a reply.
+    #[error("wait for a reply")]
+    Wait(#[source] io::Error),
     /// Nothing came in time.
     #[error("no reply within {0:?}")]
     TimedOut(Duration),
-    /// What came is no packet; the client can go on.
-    #[error("the reply is not a packet: {0}")]
+    /// The reply is not a valid packet; the client can go on.
+    #[error("the reply is not a valid packet")]
     Parse(#[from] DatagramProtocolParseError),
     /// The client was closed.
     #[error("the client is closed")]
@@ -57,7 +60,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the server's host said that nobody listens on that port.
+    /// Returns whether the server's host said that nothing listens on that port.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         let (Self::Send(error) | Self::Receive(error)) = self else { return false };

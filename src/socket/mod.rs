@@ -15,6 +15,7 @@ mod name;
 mod options;
 mod receive;
 mod send;
+mod wait;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub use interface::{interface_index, interface_name};
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
+pub(crate) use wait::{receive_now, wait_readable};
 pub(crate) use watch::watch_readable;
 
 /// How many datagrams one system call moves at most.
