@@ -15,7 +15,7 @@ use echo_udpd::client::{ClientError, ConnectOptions, Family, UdpClient};
 use echo_udpd::protocol::{BytesProtocol, JsonProtocol, TypedJsonProtocol};
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, Daemon, has_ipv6, need};
+use crate::harness::{DEADLINE, Daemon, has_ipv6, need, refusing_socket};
 
 /// Runs a test of the asynchronous client.
 fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
@@ -123,7 +123,8 @@ fn a_parse_error_leaves_the_client_usable() {
 
 #[test]
 fn connection_refused_surfaces() {
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = refusing_socket();
+    let nobody = refusing.local_addr().unwrap();
     let client = blocking::UdpClient::connect(nobody, json()).unwrap();
     client.send_packet(json!(1)).unwrap();
     assert!(client.recv_packet_within(DEADLINE).unwrap_err().is_refused());

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
-use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_ipv6, has_program, need, run, sh, wait_for};
+use crate::harness::{
+    Daemon, DaemonCommand, Running, ask, connected, has_program, loopback_hosts, need, run, sh, wait_for,
+};
 
 /// A filter that answers socket(AF_INET6, ...) with EAFNOSUPPORT, as `RestrictAddressFamilies=AF_INET AF_UNIX` does.
 fn refuse_ipv6() -> std::io::Result<()> {
@@ -107,8 +109,7 @@ fn valgrind_finds_nothing_in_an_echo_run() {
     need!(has_program("valgrind"), "valgrind");
     let valgrind = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=no"];
     let mut daemon = DaemonCommand::default().wrapped(&valgrind).settings("workers = 2").start();
-    for host in ["127.0.0.1", "::1"] {
-        need!(host != "::1" || has_ipv6(), "IPv6 on loopback");
+    for host in loopback_hosts() {
         let client = connected(daemon.at(host));
         for size in [0, 1, 100, 5000, 60_000] {
             let datagram = format!("\"{}\"", "x".repeat(size));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::namespace::Namespace;
-use super::run;
+use super::{retry, run};
 
 /// One end of a cable.
 pub(crate) struct Wire {
@@ -117,7 +117,7 @@ impl Wire {
     pub(crate) fn capture(&self) -> Captured {
         loop {
             let mut frame = vec![0; 1 << 16];
-            let length = (&self.socket).read(&mut frame).expect("a datagram in time");
+            let length = retry(|| (&self.socket).read(&mut frame)).expect("a datagram in time");
             frame.truncate(length);
             if frame[6..12] == self.other
                 && let Some(captured) = parse(&frame[12..])
