@@ -25,9 +25,9 @@ enum Command {
     /// Send one packet and print it with its reply
     ///
     /// Sends {"command-line arguments":["WORD",...]} and prints two lines, `Sent:` and `Received:`, once the reply has
-    /// come. Each address of the host is tried until one replies. Exits with 0 when the reply is what was sent: the same
-    /// bytes, or the same JSON written differently. Exits with 1 when there was no reply or another one, an error of the
-    /// server included, and with 2 when nothing could be sent or printed.
+    /// come. Each address of the host is tried until one replies. Exits with 0 when the reply is what was sent: the
+    /// same bytes, or the same JSON written differently. Exits with 1 when there was no reply or another one, an error
+    /// of the server included, and with 2 when nothing could be sent or printed.
     Send(send::Send),
 }
 
