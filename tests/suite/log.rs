@@ -1,13 +1,13 @@
 //! A log whose reader stands still delays no echo, and tells exactly what was lost.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use crate::harness::process::lines;
 use crate::harness::{
-    DEADLINE, Daemon, DaemonCommand, ask, connected, has_program, is_root, need, sh, temporary_folder, wait_for,
+    DEADLINE, Daemon, DaemonCommand, ask, connected, has_program, is_root, need, sh, temporary_folder,
 };
 
 /// More lines than the queue and any pipe or socket buffer hold.
@@ -25,20 +25,16 @@ fn send_requests(daemon_port: u16) {
 #[test]
 fn a_pipe_that_nobody_reads_delays_no_echo_and_the_lost_lines_are_counted() {
     let settings = "[log]\nrequests-per-second = 0\ntarget = 'stderr'";
-    // The port must be known although the log is not read.
-    let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
-    let (mut command, _) = DaemonCommand::default().settings(settings).listen(&format!("[::]:{port}")).command();
+    let (mut command, _) = DaemonCommand::default().settings(settings).listen("[::]:0").command();
     let mut child = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
-    let probe = connected(([127, 0, 0, 1], port).into());
-    probe.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    wait_for("its first echo", || {
-        let _ = probe.send(b"0");
-        (probe.recv(&mut [0; 9]).ok()?).eq(&1).then_some(())
-    });
-    send_requests(port);
+    let mut log = child.0.stderr.take().unwrap();
+    // From here on nobody reads.
+    let listening = line_with("listening on ", &mut log);
+    let port = listening.split_once("listening on [::]:").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    send_requests(port.unwrap_or_else(|| panic!("no port in {listening}")));
 
     // Now it is read: each line is there, or counted.
-    let lines = lines(child.0.stderr.take().unwrap());
+    let lines = lines(log);
     let (mut shown, mut lost) = (0, 0);
     while shown + lost < REQUESTS {
         let line = lines.recv_timeout(DEADLINE).unwrap();
@@ -54,6 +50,21 @@ fn a_pipe_that_nobody_reads_delays_no_echo_and_the_lost_lines_are_counted() {
     let totals = lines.iter().find(|line| line.contains("stopped: ")).unwrap();
     assert!(totals.ends_with(&format!(" log_dropped={lost}")), "{totals}");
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}
+
+/// Reads a log up to the line with this text, and not a byte of the next.
+fn line_with(text: &str, log: &mut impl Read) -> String {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    loop {
+        log.read_exact(&mut byte).unwrap();
+        if byte != *b"\n" {
+            line.push(byte[0]);
+        } else if line.windows(text.len()).any(|part| part == text.as_bytes()) {
+            return String::from_utf8(line).unwrap();
+        } else {
+            line.clear();
+        }
+    }
 }
 
 struct Killed(Child);
