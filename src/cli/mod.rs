@@ -58,7 +58,7 @@ fn show(message: &clap::Error) -> ExitCode {
     }
 }
 
-/// Says why it fails, unless nobody is left to hear it. A standard error that cannot be written to changes no status.
+/// Says why it fails, unless the reader has gone. A standard error that cannot be written to changes no status.
 fn fail(failure: &Failure) -> ExitCode {
     match failure {
         // With the usage and a hint.

@@ -137,7 +137,7 @@ impl<P> UdpClient<P> {
         self.link.open().is_err()
     }
 
-    /// Closes the socket; whoever waits for a packet gets [`ClientError::Closed`]. Closing twice is no error.
+    /// Closes the socket; a task that waits for a packet gets [`ClientError::Closed`]. Closing twice is no error.
     pub fn close(&self) {
         self.link.close();
     }

@@ -84,18 +84,19 @@ impl<P: DatagramProtocol> UdpClient<P> {
         let socket = self.link.open()?;
         let begun = Instant::now();
         loop {
+            let left = time.map(|time| time.saturating_sub(begun.elapsed()));
+            wait_readable(&*socket, left).map_err(ClientError::Wait)?;
             let received = receive(&*socket);
             self.link.open()?;
-            match received {
-                Ok(datagram) => return Ok(self.protocol.build_packet(datagram)?),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(ClientError::Receive(error)),
+            match (received, time) {
+                (Ok(datagram), _) => return Ok(self.protocol.build_packet(datagram)?),
+                (Err(error), _) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(ClientError::Receive(error));
+                }
+                (Err(_), Some(time)) if begun.elapsed() >= time => return Err(ClientError::TimedOut(time)),
+                // A signal came, or another thread has taken the datagram.
+                (Err(_), _) => {}
             }
-            let left = time.map(|time| time.saturating_sub(begun.elapsed()));
-            if let (Some(time), Some(Duration::ZERO)) = (time, left) {
-                return Err(ClientError::TimedOut(time));
-            }
-            wait_readable(&*socket, left).map_err(ClientError::Wait)?;
         }
     }
 }

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::harness::{
     DEADLINE, Daemon, DaemonCommand, Finished, Running, has_ipv6, has_program, is_root, need, provided,
-    refusing_socket, run, temporary_file,
+    refusing_socket, retry, run, temporary_file,
 };
 
 fn send(words: &[&str]) -> Finished {
@@ -22,7 +22,7 @@ fn replying(reply: &'static [u8]) -> (String, thread::JoinHandle<Vec<u8>>) {
     let port = socket.local_addr().unwrap().port().to_string();
     let server = thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
-        let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+        let (length, peer) = retry(|| socket.recv_from(&mut buffer)).unwrap();
         socket.send_to(reply, peer).unwrap();
         buffer.truncate(length);
         buffer

@@ -230,7 +230,7 @@ fn the_systemd_protocol_says_ready_reloading_stopping_and_status() {
     manager.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
     let next = || {
         let mut buffer = [0; 4096];
-        let length = manager.recv(&mut buffer).unwrap();
+        let length = crate::harness::retry(|| manager.recv(&mut buffer)).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
     let wrapper = ["env", &format!("NOTIFY_SOCKET={}", path.display())];
@@ -283,7 +283,8 @@ fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
     let next = |wait: std::time::Duration| {
         manager.set_read_timeout(Some(wait)).unwrap();
         let mut buffer = [0; 4096];
-        manager.recv(&mut buffer).map(|length| String::from_utf8(buffer[..length].to_vec()).unwrap())
+        let length = crate::harness::retry(|| manager.recv(&mut buffer))?;
+        Ok::<_, std::io::Error>(String::from_utf8(buffer[..length].to_vec()).unwrap())
     };
     let watched = ["env", &format!("NOTIFY_SOCKET={}", path.display()), "WATCHDOG_USEC=200000"];
     let daemon = DaemonCommand::default().wrapped(&watched).settings("workers = 2").start();

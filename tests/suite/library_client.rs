@@ -147,8 +147,16 @@ fn a_packet_that_is_too_large_is_refused_with_both_sizes() {
 #[test]
 fn a_closed_client_says_so_and_its_waiting_receiver_too() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let client = Arc::new(blocking::UdpClient::connect(server.local_addr().unwrap(), json()).unwrap());
-    let local = client.local_address().unwrap();
+    // An address that no other test uses.
+    let options = ConnectOptions::new().local_address("127.77.0.1:0".parse().unwrap());
+    let client = blocking::UdpClient::connect_with(&options, server.local_addr().unwrap(), json()).unwrap();
+    let client = Arc::new(client);
+    // proc(5), net/udp: addresses are words in the host's order.
+    let is_bound = || {
+        let address = format!(" {:08X}:", u32::from_ne_bytes([127, 77, 0, 1]));
+        std::fs::read_to_string("/proc/net/udp").unwrap().contains(&address)
+    };
+    assert!(is_bound());
     let waiting = thread::spawn({
         let client = Arc::clone(&client);
         move || client.recv_packet()
@@ -162,7 +170,7 @@ fn a_closed_client_says_so_and_its_waiting_receiver_too() {
     assert!(matches!(client.send_packet(json!(1)), Err(ClientError::Closed)));
     assert!(matches!(client.recv_packet(), Err(ClientError::Closed)));
     assert!(matches!(client.local_address(), Err(ClientError::Closed)));
-    UdpSocket::bind(local).expect("the port is free again");
+    assert!(!is_bound(), "the socket is still there");
 
     on_a_runtime(async {
         let client = Arc::new(UdpClient::connect(server.local_addr().unwrap(), json()).await.unwrap());

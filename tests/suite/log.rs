@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use crate::harness::process::lines;
 use crate::harness::{
-    DEADLINE, Daemon, DaemonCommand, ask, connected, has_program, is_root, need, sh, temporary_folder,
+    DEADLINE, Daemon, DaemonCommand, ask, connected, has_program, is_root, need, retry, sh, temporary_folder,
 };
 
 /// More lines than the queue and any pipe or socket buffer hold.
@@ -90,7 +90,7 @@ fn a_journal_socket_that_nobody_reads_delays_no_echo_and_the_fields_are_exact() 
     journal.set_read_timeout(Some(DEADLINE)).unwrap();
     let next = || {
         let mut buffer = vec![0; 1 << 16];
-        let length = journal.recv(&mut buffer).unwrap();
+        let length = retry(|| journal.recv(&mut buffer)).unwrap();
         fields(&buffer[..length])
     };
     let mount = format!(

@@ -6,12 +6,11 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::Command;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::namespace::Namespace;
-use super::{retry, run};
+use super::{DEADLINE, retry, run};
 
 /// One end of a cable.
 pub(crate) struct Wire {
@@ -65,7 +64,7 @@ impl Wire {
         // SAFETY: the closure writes an address and its length.
         let ((), address) = unsafe { SockAddr::try_init(write) }.unwrap();
         socket.bind(&address).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Self { socket, own: hardware_address(here), other: hardware_address(there) }
     }
 
