@@ -6,6 +6,7 @@ use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use crate::harness::namespace::Namespace;
 use crate::harness::{
     DEADLINE, Daemon, DaemonCommand, Finished, Running, has_ipv6, has_program, is_root, need, provided,
     refusing_socket, retry, run, temporary_file,
@@ -243,5 +244,24 @@ fn a_dead_address_of_a_name_falls_back_to_the_next() {
             format!("mount --bind {} /etc/hosts; {program} send --host twofold --port {port} x", hosts.display());
         let finished = run(Command::new("unshare").args(["--mount", "sh", "-ec", &script]));
         assert_eq!((finished.code(), finished.out.lines().count()), (Some(0), 2), "{living}: {finished:?}");
+    }
+}
+
+#[test]
+fn an_icmp_error_exits_1_and_a_missing_route_2_each_with_its_step() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let (client, router) = (Namespace::new(), Namespace::new());
+    client.join(&router);
+    client.ip("address add 192.0.2.2/24 dev veth0\n route add 198.51.100.0/24 via 192.0.2.1");
+    router.ip("address add 192.0.2.1/24 dev veth0\n route add prohibit 198.51.100.1/32");
+    router.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
+    for (host, status, expected) in [
+        ("198.51.100.1", 1, "echo-udp: receive from 198.51.100.1:9000: No route to host (os error 113)"),
+        ("203.0.113.1", 2, "echo-udp: connect to 203.0.113.1:9000: Network is unreachable (os error 101)"),
+    ] {
+        let words =
+            ["netns", "exec", client.name(), env!("CARGO_BIN_EXE_echo-udp"), "send", "-W", "30", "--host", host];
+        let finished = run(Command::new("ip").args(words));
+        assert_eq!((finished.code(), &*finished.out, &*finished.err), (Some(status), "", expected));
     }
 }
