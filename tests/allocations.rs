@@ -1,8 +1,8 @@
 //! Echoes through the public handler path allocate nothing of ours: a hundred thousand of them, and a million with
 //! `ECHO_UDPD_FULL=1`, as in CI.
 //!
-//! The real server serves real datagrams on a thread of its own, whose allocations are counted. What serde_json allocates
-//! to validate nested JSON (a scratch stack, from depth 2 on) is measured apart and named.
+//! The real server serves real datagrams on a thread of its own, whose allocations are counted. What serde_json
+//! allocates to validate nested JSON (a scratch stack, from depth 2 on) is measured apart and named.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic anywhere")]
 #![allow(unsafe_code, reason = "an allocator that counts is unsafe to write")]

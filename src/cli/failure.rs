@@ -34,8 +34,8 @@ pub(super) enum Failure {
     #[error(transparent)]
     Client(ClientError),
     #[error(
-        "no reply from {address} within {} s (the server may be rate limiting; echo-udpd by default allows 200 datagrams \
-         and 10 error replies per second to one source)",
+        "no reply from {address} within {} s (the server may be rate limiting; echo-udpd by default allows \
+         200 datagrams and 10 error replies per second to one source)",
         .wait.as_secs_f64()
     )]
     NoReply { address: SocketAddr, wait: Duration },

@@ -21,8 +21,8 @@ pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> io::R
         time.tv_nsec = limit.subsec_nanos() as _;
     }
     let time = if limit.is_some() { &raw const time } else { ptr::null() };
-    // SAFETY: `waiting` is one live pollfd, which is what the count says; `time` is null or a live timespec; a null signal
-    // mask leaves the mask alone.
+    // SAFETY: `waiting` is one live pollfd, which is what the count says; `time` is null or a live timespec; a null
+    // signal mask leaves the mask alone.
     let ready = unsafe { libc::ppoll(&raw mut waiting, 1, time, ptr::null()) };
     if ready < 0 {
         let error = io::Error::last_os_error();

@@ -288,7 +288,8 @@ impl Daemon {
         self.process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// All counters, as SIGUSR1 logs them, once they stand still: a turn of the loop is counted when its replies are out.
+    /// All counters, as SIGUSR1 logs them, once they stand still: a turn of the loop is counted when its replies are
+    /// out.
     pub(crate) fn counters(&mut self) -> Counters {
         self.process.wait_until_idle();
         let mut last = self.counters_now();
