@@ -63,6 +63,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
+mod failure_chain;
 pub mod handler;
 pub mod ledger;
 pub mod message;

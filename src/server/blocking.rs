@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -14,6 +15,9 @@ use super::{Phase, ServeError, ServerHandle, ServerOptions};
 use crate::handler::DatagramRequestHandler;
 use crate::protocol::DatagramProtocol;
 use crate::socket::BindError;
+
+/// The pause before a thread is looked at again, and woken again: the first, and the longest.
+const JOIN_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// A UDP server that blocks the thread it serves on.
 pub struct UdpServer<P, H>(super::UdpServer<P, H>);
@@ -127,6 +131,26 @@ impl BackgroundServer {
     /// Those of [`serve`](super::UdpServer::serve).
     pub fn join(mut self) -> Result<(), ServeError> {
         self.wait()
+    }
+
+    /// Waits until a server that was asked to stop has stopped, but not longer than this: `None` then, and its thread
+    /// is left to itself. Meanwhile the loops are woken again, should an earlier wake have failed.
+    ///
+    /// # Errors
+    /// Those of [`serve`](super::UdpServer::serve).
+    pub fn join_timeout(mut self, timeout: Duration) -> Option<Result<(), ServeError>> {
+        let deadline = Instant::now() + timeout;
+        let mut pause = JOIN_PAUSES.0;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                self.thread = None;
+                return None;
+            }
+            thread::sleep(pause);
+            pause = JOIN_PAUSES.1.min(2 * pause);
+            self.handle.ask_for_proof();
+        }
+        Some(self.wait())
     }
 
     fn wait(&mut self) -> Result<(), ServeError> {

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
@@ -65,7 +66,8 @@ pub(super) struct Watched {
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for datagrams.
+/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for
+/// datagrams.
 #[derive(Default)]
 pub(super) struct Pulse {
     asked: AtomicBool,
@@ -76,7 +78,11 @@ pub(super) struct Pulse {
 impl Pulse {
     fn ask(&self) {
         self.asked.store(true, Ordering::Release);
-        self.waker.wake();
+        let Some(waker) = self.waker.take() else { return };
+        // tokio panics where it cannot wake a loop; whoever asks again tries again.
+        if catch_unwind(AssertUnwindSafe(|| waker.wake_by_ref())).is_err() {
+            self.waker.register(&waker);
+        }
     }
 
     /// Whether the loop is asked; it is woken with this when it will be.
@@ -144,13 +150,18 @@ impl Shared {
     }
 
     fn advance(&self, phase: Phase) {
-        self.phase.send_if_modified(|current| {
-            let later = phase > *current;
-            if later {
-                *current = phase;
-            }
-            later
-        });
+        let advance = || {
+            self.phase.send_if_modified(|current| {
+                let later = phase > *current;
+                if later {
+                    *current = phase;
+                }
+                later
+            })
+        };
+        // tokio panics where it cannot wake a loop (a `write(2)` to its eventfd that fails). The phase has changed by
+        // then, and the loop sees it when it is woken again, for a proof say.
+        let _ = catch_unwind(AssertUnwindSafe(advance));
     }
 }
 

@@ -257,8 +257,8 @@ fn one_source_gets_its_rate_and_the_log_says_what_to_set() {
     assert!((10..=most).contains(&counters.of("error_replies")), "{counters:?}");
     assert_eq!(counters.of("dropped_error_limit"), 300 - counters.of("error_replies"));
     counters.assert_balance();
-    let line = daemon.wait_for_line("is over its rate");
-    assert!(line.contains("198.51.100.1 is over its rate") && line.contains("rate-limit.exempt"), "{line}");
+    let line = daemon.wait_for_line("exceeded its rate limit");
+    assert!(line.contains("198.51.100.1 exceeded its rate limit") && line.contains("rate-limit.exempt"), "{line}");
     // What a friend sends meanwhile is answered.
     wire.drain();
     wire.send("198.51.100.3:40000".parse().unwrap(), to, b"[\"friend\"]");

@@ -4,11 +4,11 @@
 //! place where defaults are written; a test holds the shipped file against it. [`Start`] needs a restart to change,
 //! [`Live`] takes effect on reload.
 
+pub(super) mod source;
 mod values;
 
 use std::fmt;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -160,16 +160,6 @@ pub struct Live {
 }
 
 impl Settings {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// It cannot be read, or says something that it may not; the error names path, line and column.
-    pub fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|fault| SettingsError::Invalid { path: path.to_owned(), fault })
-    }
-
     /// Reads the text of a file.
     ///
     /// # Errors
@@ -293,27 +283,6 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)
     }
-}
-
-/// A settings file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// It cannot be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It says something that it may not.
-    #[error("{}:{fault}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What and where.
-        fault: Fault,
-    },
 }
 
 #[cfg(test)]
