@@ -56,7 +56,8 @@ fn a_pipe_that_nobody_reads_delays_no_echo_and_the_dropped_lines_are_counted() {
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }
 
-struct Killed(Child);
+/// A child that is killed when a test ends early.
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
