@@ -49,6 +49,11 @@ fn sockets_that_are_handed_over_are_served_and_win_over_the_settings() {
             assert_eq!(ask(&connected(at(address)), b"[1]"), b"[1]");
         }
     });
+    // The datagram that started it waits until all is told.
+    let first = process.find_line("the first lines", |line| {
+        ["listening on ", " sent "].into_iter().find(|text| line.contains(text) && !line.contains("Listening on"))
+    });
+    assert_eq!(first, "listening on ");
     find(&mut process, "listening on 127.0.0.1:9001 (IPv4)");
     find(&mut process, "listening on [::1]:9002 (IPv6)");
     find(&mut process, "listening on [::]:9003 (IPv6 and IPv4)");
