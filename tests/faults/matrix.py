@@ -259,7 +259,8 @@ def child_of(pid, name):
 
 
 def thread_of(pid, name):
-    return next(task.name for task in Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().strip() == name)
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return next(task.name for task in tasks if (task / "comm").read_text().strip() == name)
 
 
 def is_traced(pid):
@@ -294,7 +295,8 @@ def main():
     program, calls = sys.argv[1], sys.argv[2:] or CALLS
     faults = [(call, error, when) for call in calls for error in ERRORS for when in WHEN
               if (call, error, when) not in IMPOSSIBLE]
-    stalls = [pair for pair in [*STALLS, *((None, call) for call in START_STALLS)] if pair[1] in calls or calls == CALLS]
+    stalls = [*STALLS, *((None, call) for call in START_STALLS)]
+    stalls = [(thread, call) for thread, call in stalls if call in calls or calls == CALLS]
     perform = lambda one: run(program, *one) if len(one) == 3 else stall(program, *one)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         # Those that stand still longest first.

@@ -1,5 +1,5 @@
-//! What an outsider can stall or break stops nothing: a notify socket and a standard error that nobody reads, a terminal
-//! that is gone, system calls that fail or do not return.
+//! What an outsider can stall or break stops nothing: a notify socket and a standard error that nobody reads, a
+//! terminal that is gone, system calls that fail or do not return.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -129,7 +129,7 @@ fn a_log_file_at_its_limit_drops_lines_and_ends_nothing() {
     assert_eq!(process.finish().code(), Some(0));
 }
 
-/// A daemon on a terminal of its own, which is gone once the first process has ended; the second number is the daemon's.
+/// A program on a terminal of its own, which is gone once the process that made it has ended; with its own number.
 fn on_a_terminal(script: &str) -> (Running, u32) {
     let mut terminal = Running::start(Command::new("script").args(["-qfec", script, "/dev/null"]));
     loop {
