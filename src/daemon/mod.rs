@@ -58,11 +58,18 @@ pub fn main() -> ExitCode {
     // Before all else: a signal is a request from here on.
     let requests = Requests::from_signals();
     let inherited = Inherited::take();
+    let triggered = is_triggered(&inherited);
     let status = requests.map_err(DaemonError::from).and_then(|requests| supervise(&requests, inherited));
     ExitCode::from(status.unwrap_or_else(|error| {
         error.report(&ServiceManager::default());
+        error.delay_restart(triggered, &Requests::default(), &wake_channel().1);
         error.status()
     }))
+}
+
+/// Whether a socket unit started the daemon, as far as can be seen.
+fn is_triggered(inherited: &Result<Inherited, InheritError>) -> bool {
+    inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty())
 }
 
 /// What the main thread waits for.
@@ -131,7 +138,7 @@ fn wait_for_end(requests: &Requests, incoming: &Receiver<Event>) -> Result<u8, D
 /// The control thread: runs the daemon, and returns the exit status.
 fn control(inbox: &Inbox, inherited: Result<Inherited, InheritError>) -> u8 {
     let manager = ServiceManager::from_environment();
-    let triggered = inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty());
+    let triggered = is_triggered(&inherited);
     let ran = CommandLine::read().map_err(DaemonError::Usage).and_then(|command_line| {
         let source = command_line.source();
         run(&command_line, source, inherited, inbox, &manager)

@@ -8,8 +8,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Daemon, DaemonCommand, Running, ask, connected, has_program, is_root, need, sh, temporary_file, temporary_folder,
-    wait_for,
+    Daemon, DaemonCommand, Running, ask, connected, has_program, is_root, need, run, sh, temporary_file,
+    temporary_folder, wait_for,
 };
 use crate::log::Killed;
 use crate::notify::Manager;
@@ -84,6 +84,20 @@ fn a_failed_start_takes_its_time_without_a_standard_error_and_a_stop_ends_the_wa
         begun.elapsed() < Duration::from_secs(2)
     });
     assert!(at_once, "the stop had to wait");
+}
+
+#[test]
+fn a_daemon_that_gets_no_thread_says_so_and_takes_its_time() {
+    need!(has_program("strace"), "strace, to inject faults");
+    let manager = Manager::new();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=clone3", "-e", "inject=clone3:error=EAGAIN:when=1+"]);
+    command.args([PROGRAM, "--listen", "127.0.0.1:0"]);
+    let begun = Instant::now();
+    let refused = run(&mut manager.watched(&command));
+    assert_eq!(refused.code(), Some(1), "{refused:?}");
+    assert_eq!(refused.err, "echo-udpd: watch signals: Resource temporarily unavailable (os error 11)");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it would be started again at once");
 }
 
 #[test]
