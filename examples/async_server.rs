@@ -29,7 +29,7 @@ impl DatagramRequestHandler<JsonProtocol> for EchoRequestHandler {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or("[::]:9000".into()).parse()?;
+    let address = std::env::args().nth(1).unwrap_or("[::]:9000".into());
     let server = UdpServer::bind(address, JsonProtocol::default(), EchoRequestHandler)?;
     println!("listening on {}", server.local_addresses()[0]);
     Ok(server.serve().await?)

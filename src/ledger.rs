@@ -8,85 +8,74 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why a datagram was not answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DropReason {
-    /// It, or its packet information, did not fit the buffer (`MSG_TRUNC`, `MSG_CTRUNC`).
-    Truncated,
-    /// Its source port is 0, one that this server listens on, or one that the policy denies: the reply could loop.
-    SourcePort,
-    /// Its source address cannot be that of a client.
-    SourceAddress,
-    /// It was sent to a broadcast or multicast address.
-    Destination,
-    /// Its source may not use this service.
-    Access,
-    /// Its source, or all sources together, sent more than they may.
-    RateLimit,
-    /// It is byte for byte the server's own error reply: answering it could loop.
-    OwnError,
-    /// It is not a packet of the protocol, and its source has had all the error replies that it may.
-    ErrorLimit,
-    /// It is not a packet of the protocol, and the handler does not answer those.
-    Invalid,
-    /// Its client's queue was full; or its handler had to wait, and too many waited already.
-    HandlerBusy,
-    /// The handler returned an error or panicked.
-    HandlerFailed,
-    /// The kernel refused the reply.
-    Send,
+/// Declares the reasons for a drop, in the order of a datagram's way: its name in counters, and whether the drop happens
+/// before a handler sees the datagram or after that.
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $reason:ident = $name:literal, $when:ident;)*) => {
+        /// Why a datagram was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum DropReason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of a datagram's way.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$reason),*];
+
+            /// The name in counters: `source_port`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)*
+                }
+            }
+
+            /// Returns whether the drop happens before a handler sees the datagram.
+            #[must_use]
+            pub fn is_before_handler(self) -> bool {
+                /// Where a drop happens.
+                #[derive(PartialEq)]
+                enum When {
+                    Before,
+                    After,
+                }
+                let when = match self {
+                    $(Self::$reason => When::$when,)*
+                };
+                when == When::Before
+            }
+        }
+    };
 }
 
-impl DropReason {
-    /// Every reason, in the order of a datagram's way.
-    pub const ALL: [Self; 12] = [
-        Self::Truncated,
-        Self::SourcePort,
-        Self::SourceAddress,
-        Self::Destination,
-        Self::Access,
-        Self::RateLimit,
-        Self::HandlerBusy,
-        Self::OwnError,
-        Self::Invalid,
-        Self::ErrorLimit,
-        Self::HandlerFailed,
-        Self::Send,
-    ];
-
-    /// The name in counters: `source_port`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Truncated => "truncated",
-            Self::SourcePort => "source_port",
-            Self::SourceAddress => "source_address",
-            Self::Destination => "destination",
-            Self::Access => "access",
-            Self::RateLimit => "rate_limit",
-            Self::OwnError => "own_error",
-            Self::ErrorLimit => "error_limit",
-            Self::Invalid => "invalid",
-            Self::HandlerBusy => "handler_busy",
-            Self::HandlerFailed => "handler_failed",
-            Self::Send => "send",
-        }
-    }
-
-    /// Whether the drop happens before a handler sees the datagram.
-    #[must_use]
-    pub fn is_before_handler(self) -> bool {
-        match self {
-            Self::Truncated
-            | Self::SourcePort
-            | Self::SourceAddress
-            | Self::Destination
-            | Self::Access
-            | Self::RateLimit
-            | Self::HandlerBusy => true,
-            Self::OwnError | Self::Invalid | Self::ErrorLimit | Self::HandlerFailed | Self::Send => false,
-        }
-    }
+drop_reasons! {
+    /// It did not fit the buffer (`MSG_TRUNC`).
+    Truncated = "truncated", Before;
+    /// Its source port is 0, one that this server listens on, or one that the policy denies: the reply could loop.
+    SourcePort = "source_port", Before;
+    /// Its source address cannot be that of a client.
+    SourceAddress = "source_address", Before;
+    /// It was sent to a broadcast or multicast address, or the kernel did not say to which.
+    Destination = "destination", Before;
+    /// Its source may not use this service.
+    Access = "access", Before;
+    /// Its source, or all sources together, sent more than they may.
+    RateLimit = "rate_limit", Before;
+    /// Its client's queue was full; or its handler had to wait, and too many waited already.
+    HandlerBusy = "handler_busy", Before;
+    /// It is byte for byte the server's own error reply: a reply could loop.
+    OwnError = "own_error", After;
+    /// It is not a packet of the protocol, and the handler does not reply to those.
+    Invalid = "invalid", After;
+    /// It is not a packet of the protocol, and its source, or all together, had as many error replies as they may.
+    ErrorLimit = "error_limit", After;
+    /// The handler returned an error or panicked.
+    HandlerFailed = "handler_failed", After;
+    /// The send buffer was full, and stayed so: replies wait in it for neighbours that do not answer.
+    SendBuffer = "send_buffer", After;
+    /// The kernel refused the reply.
+    Send = "send", After;
 }
 
 impl fmt::Display for DropReason {
@@ -96,7 +85,7 @@ impl fmt::Display for DropReason {
 }
 
 /// How many datagrams were dropped, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drops([u64; DropReason::ALL.len()]);
 
 impl Drops {
@@ -114,6 +103,17 @@ impl Drops {
 
     pub(crate) fn count(&mut self, reason: DropReason, times: u64) {
         self.0[reason as usize] += times;
+    }
+}
+
+impl fmt::Debug for Drops {
+    /// The reasons that are not zero: `Drops { source_port: 3, send: 1 }`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut drops = f.debug_struct("Drops");
+        for reason in DropReason::ALL.into_iter().filter(|&reason| self.of(reason) > 0) {
+            drops.field(reason.name(), &self.of(reason));
+        }
+        drops.finish()
     }
 }
 
@@ -181,10 +181,11 @@ impl fmt::Display for Stats {
         for reason in DropReason::ALL {
             write!(f, " dropped_{reason}={}", self.dropped.of(reason))?;
         }
-        let Self { kernel_drops, received_bytes, sent_bytes, receive_errors, .. } = self;
+        let Self { kernel_drops, received_bytes, sent_bytes, receive_errors, unlogged, .. } = self;
         write!(
             f,
-            " kernel_drops={kernel_drops} received_bytes={received_bytes} sent_bytes={sent_bytes} receive_errors={receive_errors}"
+            " kernel_drops={kernel_drops} received_bytes={received_bytes} sent_bytes={sent_bytes} \
+             receive_errors={receive_errors} unlogged={unlogged}"
         )
     }
 }
@@ -309,9 +310,44 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_has_a_counter_and_a_name_of_its_own() {
-        let names: std::collections::HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
-        let slots: std::collections::HashSet<_> = DropReason::ALL.iter().map(|&reason| reason as usize).collect();
-        assert_eq!((names.len(), slots.len()), (DropReason::ALL.len(), DropReason::ALL.len()));
+    fn drops_are_shown_with_their_reasons() {
+        let mut drops = Drops::default();
+        assert_eq!(format!("{drops:?}"), "Drops");
+        drops.count(DropReason::Send, 1);
+        drops.count(DropReason::SourcePort, 3);
+        assert_eq!(format!("{drops:?}"), "Drops { source_port: 3, send: 1 }");
+    }
+
+    #[test]
+    fn every_counter_shows_under_its_own_name_what_was_counted() {
+        let mut turn = Stats {
+            received: 101,
+            handled: 102,
+            echoed: 103,
+            error_replies: 104,
+            received_bytes: 105,
+            sent_bytes: 106,
+            receive_errors: 107,
+            unlogged: 108,
+            ..Stats::default()
+        };
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            turn.dropped.count(reason, 1 + at as u64);
+        }
+        let counters = Counters::default();
+        counters.publish(&mut turn);
+        counters.count_drop(DropReason::Send);
+        counters.set_kernel_drops(109);
+        let mut sum = counters.snapshot();
+        sum += counters.snapshot();
+        assert_eq!(
+            sum.to_string(),
+            "received=202 handled=204 echoed=206 error_replies=208 dropped_truncated=2 dropped_source_port=4 \
+             dropped_source_address=6 dropped_destination=8 dropped_access=10 dropped_rate_limit=12 \
+             dropped_handler_busy=14 dropped_own_error=16 dropped_invalid=18 dropped_error_limit=20 \
+             dropped_handler_failed=22 dropped_send_buffer=24 dropped_send=28 kernel_drops=218 received_bytes=210 \
+             sent_bytes=212 receive_errors=214 unlogged=216"
+        );
+        assert_eq!(sum.dropped_before_handler(), 2 + 4 + 6 + 8 + 10 + 12 + 14);
     }
 }

@@ -1,9 +1,9 @@
 //! UDP echo to leave facing the internet: request/reply over datagrams with packets, handlers, servers and clients.
 //!
 //! One datagram is one packet. A [`DatagramProtocol`](protocol::DatagramProtocol) says how a packet becomes bytes, a
-//! [`DatagramRequestHandler`](handler::DatagramRequestHandler) says what to do with one, [`server::UdpServer`] serves it
-//! over IPv4 and IPv6 from one socket, [`client::UdpClient`] asks. [`blocking`] has the twins for programs without an
-//! asynchronous runtime.
+//! [`DatagramRequestHandler`](handler::DatagramRequestHandler) says what to do with one, [`server::UdpServer`] serves
+//! it over IPv4 and IPv6 from one socket, [`client::UdpClient`] asks. [`blocking`] has the twins for programs without
+//! an asynchronous runtime.
 //!
 //! ```no_run
 //! use echo_udpd::handler::{Client, DatagramRequestHandler, HandlerError, Requests};
@@ -27,29 +27,36 @@
 //! }
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! UdpServer::bind("[::]:9000".parse()?, JsonProtocol::default(), Echo)?.serve().await?;
+//! UdpServer::bind("[::]:9000", JsonProtocol::default(), Echo)?.serve().await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # The rooms, and who may know whom
+//! A handler that fails is counted, and logged through the [`tracing`] crate: a program without a subscriber sees
+//! nothing of it (see [`DatagramRequestHandler`](handler::DatagramRequestHandler)).
+//!
+//! # The rooms, and which may use which
 //! ```text
-//!   bin/echo-udpd          bin/echo-udp
-//!        |                      |
-//!      daemon                  cli
-//!        |                      |
-//!      server                 client
-//!     /      \                  |
-//! admission  handler            |
-//!     |     /   |   \           |
-//!     |   pace  |   protocol ---+
-//!     |         |       |       |
-//!     |         |   serializer  |
-//!      \________|_______________/
-//!        socket, ledger, message, printable
+//!     bin/echo-udpd      bin/echo-udp
+//!           |                 |
+//!         daemon             cli
+//!           |                 |
+//!           |    blocking     |
+//!           |    /      \     |
+//!          server        client
+//!          /    \          /
+//! admission    handler    /
+//!          \    /   \    /
+//!           pace    protocol
+//!                      |
+//!                  serializer
+//!
+//!   socket, ledger, message, printable, failure_chain
 //! ```
-//! Arrows go down only; `server` and `client` do not know each other. Without default features the crate is the
-//! library alone: no command line, settings file, log format or service manager.
+//! A room may use all rooms that its lines lead down to, at any distance, and those at the bottom: `daemon` uses
+//! `admission`, `handler` and `protocol` beside `server`, and `pace` serves `admission`, `handler` and `server`.
+//! `server` and `client` do not know each other; `blocking` only gives their blocking twins one place. Without default
+//! features the crate is the library alone: no command line, settings file, log format or service manager.
 //!
 //! Linux only: `recvmmsg(2)`, `sendmmsg(2)` and packet information are used as Linux has them.
 
@@ -63,7 +70,6 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod daemon;
-#[cfg(feature = "daemon")]
 mod failure_chain;
 pub mod handler;
 pub mod ledger;

@@ -27,6 +27,8 @@ messages! {
     NO_IPV6 = "e47fcc2d623844649cf412eab95debd2";
     /// The kernel granted a smaller receive buffer than the settings ask for.
     RECEIVE_BUFFER_SMALL = "90d9dee8f7704e7d9ae7a545d0acd053";
+    /// The kernel granted a smaller send buffer than the settings ask for.
+    SEND_BUFFER_SMALL = "635b4dbf6d404f4ab8428bddb4513f3f";
     /// The daemon could not start, or ended by an error.
     FAILED = "2d43fbe711324bb7b24a2f4678743c6d";
     /// Where the settings of the start come from.
@@ -45,6 +47,12 @@ messages! {
     COUNTERS = "e3e5d038bf75476ba317f9cd8819bee6";
     /// Requests beyond the rate of the log.
     REQUESTS_NOT_LOGGED = "228521473667417690c407eac305e466";
+    /// At level debug: a datagram got no reply.
+    DROPPED_ONE = "95c21e0e1c22468da0638c7efe92a4f8";
+    /// Datagrams got no reply in the last minute, for one reason.
+    DROPPED = "38c1b3af40c7465386c8ff28377e6054";
+    /// Replies found no room in the send buffer.
+    SEND_BUFFER_FULL = "05c30201d28a40d3a4a6929775d148e7";
     /// A source is over its rate.
     LIMITED = "b01b670d95c84f8c8fb7a3811d068127";
     /// Sources are exempt from the rate limit.

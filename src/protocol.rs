@@ -18,9 +18,9 @@ pub const MAX_PAYLOAD_IPV6: usize = 65_527;
 
 /// Turns packets into datagrams and back.
 pub trait DatagramProtocol {
-    /// What is sent.
+    /// The packets that are sent.
     type Sent;
-    /// What is received.
+    /// The packets that are received.
     type Received;
 
     /// The payload of the datagram that carries this packet.
@@ -36,7 +36,7 @@ pub trait DatagramProtocol {
     fn build_packet(&self, datagram: Bytes) -> Result<Self::Received, DatagramProtocolParseError>;
 }
 
-/// A datagram that is not a packet: what was wrong, and where.
+/// A datagram that is not a valid packet: what was wrong, and where.
 #[derive(Debug, thiserror::Error)]
 pub enum DatagramProtocolParseError {
     /// The serializer refused the bytes.
@@ -69,18 +69,18 @@ impl DatagramProtocolParseError {
 
 /// Turns a packet into what the serializer carries (a data transfer object), and back.
 pub trait PacketConverter<S: Serializer> {
-    /// What the program sends.
+    /// The packets that the program sends.
     type Sent;
-    /// What the program receives.
+    /// The packets that the program receives.
     type Received;
 
-    /// What the serializer shall send for this packet.
+    /// The object that the serializer sends for this packet.
     fn convert_to_dto(&self, packet: Self::Sent) -> S::Sent;
 
     /// The packet that was received.
     ///
     /// # Errors
-    /// What came is well-formed but means nothing to the program.
+    /// The object is well-formed but means nothing to the program.
     fn create_from_dto(&self, dto: S::Received) -> Result<Self::Received, ConversionError>;
 }
 
@@ -131,9 +131,29 @@ pub struct SerializerProtocol<S, C = NoConversion> {
     converter: C,
 }
 
-/// JSON of any kind, as [`serde_json::Value`].
+/// JSON of any kind, as [`serde_json::Value`]. For your own types take [`TypedJsonProtocol`]; this one has no
+/// parameters.
 pub type JsonProtocol = TypedJsonProtocol<serde_json::Value>;
-/// JSON of a serde type: sends a `S`, receives a `R`.
+/// JSON of serde types: sends an `S`, receives an `R` (the same type where only one is given).
+///
+/// ```
+/// use echo_udpd::protocol::{DatagramProtocol, TypedJsonProtocol};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Question {
+///     name: String,
+/// }
+/// #[derive(serde::Serialize)]
+/// struct Greeting {
+///     hello: String,
+/// }
+///
+/// // A server sends greetings and receives questions; for its client, the other way round.
+/// let protocol = TypedJsonProtocol::<Greeting, Question>::default();
+/// let question = protocol.build_packet(r#"{"name": "world"}"#.into()).unwrap();
+/// let reply = protocol.make_datagram(Greeting { hello: question.name }).unwrap();
+/// assert_eq!(reply, r#"{"hello":"world"}"#);
+/// ```
 pub type TypedJsonProtocol<S, R = S> = SerializerProtocol<JsonSerializer<S, R>>;
 /// JSON that is validated and kept as the bytes that came: what the daemon speaks.
 pub type RawJsonProtocol = SerializerProtocol<RawJsonSerializer>;

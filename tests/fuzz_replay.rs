@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use echo_udpd::ledger::DropReason;
+use proptest::prelude::*;
 
 #[path = "fuzz/properties.rs"]
 mod properties;
@@ -26,6 +27,81 @@ fn replay(target: &str, property: impl Fn(&[u8])) {
 #[test]
 fn settings_hold_their_property() {
     replay("settings", properties::settings);
+}
+
+#[test]
+fn the_shipped_settings_are_in_the_corpus() {
+    assert_eq!(include_str!("fuzz/corpus/settings/shipped"), include_str!("../config/echo-udpd.toml"));
+}
+
+/// What settings files are made of, well and badly put together.
+const WORDS: [&str; 42] = [
+    "listen",
+    "workers",
+    "receive-buffer-bytes",
+    "receive_buffer_bytes",
+    "log",
+    "level",
+    "rate-limit",
+    "burst",
+    "exempt",
+    "per-second",
+    "access",
+    "deny",
+    "requests",
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "=",
+    "\n",
+    "\n",
+    "\n",
+    " ",
+    ",",
+    ".",
+    "'",
+    "\"",
+    "\"\"\"",
+    "\\",
+    "#",
+    "1",
+    "0x",
+    "-",
+    "1e999",
+    "true",
+    "info",
+    "8MiB",
+    "'[::]:9000'",
+    "'192.0.2.0/24'",
+    "\u{e9}",
+    "\u{202e}\r",
+];
+
+proptest! {
+    #[test]
+    fn settings_hold_their_property_whatever_the_text(
+        words in prop::collection::vec(prop::sample::select(&WORDS[..]), 0..40),
+    ) {
+        properties::settings(words.concat().as_bytes());
+    }
+
+    #[test]
+    fn settings_hold_their_property_whatever_is_changed_in_the_shipped_file(
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..4usize, prop::sample::select(&WORDS[..])), 1..5,
+        ),
+    ) {
+        let mut text = include_str!("../config/echo-udpd.toml").as_bytes().to_vec();
+        for (place, removed, word) in changes {
+            let at = place.index(text.len());
+            let end = (at + removed).min(text.len());
+            text.splice(at..end, word.bytes());
+        }
+        properties::settings(&text);
+    }
 }
 
 #[test]

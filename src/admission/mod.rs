@@ -5,17 +5,19 @@
 
 mod limiter;
 mod prefix;
+mod rate_limit;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use self::limiter::LONGEST_BURST;
-use self::limiter::{Limiter, Rate, TICKS};
+use self::limiter::{Key, Limiter, Rate, TICKS};
 use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
+pub use self::rate_limit::{RateLimit, RateLimitError};
 use crate::ledger::DropReason;
 use crate::pace::Pace;
 use crate::socket::{Datagram, Destination};
@@ -41,56 +43,34 @@ pub struct Policy {
     pub deny: Vec<Prefix>,
     /// Source ports that are not answered, beside 0 and those that the server listens on.
     pub deny_source_ports: Vec<RangeInclusive<u16>>,
-    /// What one source may spend.
+    /// How much one source may spend.
     pub rate_limit: RateLimit,
     /// Error replies to one source, each second and at once; 0 = no limit, of the total of 100 a second neither.
     pub error_replies_per_second: u32,
-}
-
-/// The rate of each source. A datagram costs one token for each 1232 bytes begun, and at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateLimit {
-    /// Tokens that a source gains each second; 0 = no limit.
-    pub per_second: u32,
-    /// Tokens that it may spend at once: at least [`LARGEST_COST`], and at most what it gains in 300 s.
-    pub burst: u32,
-    /// Datagrams of all sources together that have a limit, each second and at once; 0 = no limit.
-    pub total_per_second: u32,
-    /// Bits of an IPv4 address that make one source.
-    pub ipv4_prefix: u8,
-    /// Bits of an IPv6 address that make one source; link-local, NAT64 and Teredo addresses count whole.
-    pub ipv6_prefix: u8,
-    /// Sources without a limit; loopback to loopback has none either.
-    pub exempt: Vec<Prefix>,
 }
 
 impl Policy {
     /// Answers everyone, without limits: for a server that is not reached from outside.
     #[must_use]
     pub fn open() -> Self {
-        let rate_limit = RateLimit {
-            per_second: 0,
-            burst: 0,
-            total_per_second: 0,
-            ipv4_prefix: 32,
-            ipv6_prefix: 64,
-            exempt: Vec::new(),
-        };
         Self {
             allow: Vec::new(),
             deny: Vec::new(),
             deny_source_ports: Vec::new(),
-            rate_limit,
+            rate_limit: RateLimit::unlimited(),
             error_replies_per_second: 0,
         }
     }
 }
 
+/// Ports that Linux gives to clients that ask for none (`ip_local_port_range` of ip(7)), if nobody changed that.
+const CLIENT_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+
 /// The rules of one server, shared by its workers.
 #[derive(Debug)]
 pub struct Admission {
     listening: Vec<u16>,
+    client_ports: RangeInclusive<u16>,
     rules: Mutex<Arc<Rules>>,
     /// Changes with the rules, so that a worker need not lock to see that they have not.
     version: AtomicU64,
@@ -99,7 +79,6 @@ pub struct Admission {
     total: Pace,
     error_sources: Limiter,
     error_total: Pace,
-    notice: Notice,
 }
 
 /// What is decided before a datagram comes.
@@ -111,30 +90,40 @@ struct Rules {
     error_rate: Rate,
     prefixes: (u8, u8),
     exempt: PrefixMap<()>,
-}
-
-/// Tells, now and then, of a source that was limited.
-#[derive(Debug)]
-struct Notice {
-    pace: Pace,
-    source: Mutex<Option<IpAddr>>,
+    client_ports: RangeInclusive<u16>,
 }
 
 impl Admission {
-    /// Rules that never answer source port 0 and these ports, every one that the server itself listens on.
+    /// Rules that never let source port 0 pass, nor these ports: every one that the server itself listens on.
     #[must_use]
     pub fn new(listening: impl IntoIterator<Item = u16>, policy: &Policy) -> Self {
+        Self::with_client_ports(listening, &CLIENT_PORTS, policy)
+    }
+
+    /// The same on a host that gives these ports to its clients.
+    ///
+    /// A datagram from one of them, and from one loopback address to another on the loopback interface, has no rate limit. On
+    /// any other port of this host a service may listen, and a forged datagram could join the two: there the rate holds.
+    /// Ports outside of 32768 to 60999, Linux's own range, are never exempt, for operators widen it over ports of services.
+    #[must_use]
+    pub fn with_client_ports(
+        listening: impl IntoIterator<Item = u16>,
+        client_ports: &RangeInclusive<u16>,
+        policy: &Policy,
+    ) -> Self {
         let listening: Vec<_> = listening.into_iter().collect();
+        let client_ports =
+            *client_ports.start().max(CLIENT_PORTS.start())..=*client_ports.end().min(CLIENT_PORTS.end());
         let admission = Self {
-            rules: Mutex::new(Arc::new(Rules::new(&listening, policy))),
+            rules: Mutex::new(Arc::new(Rules::new(&listening, &client_ports, policy))),
             listening,
+            client_ports,
             version: AtomicU64::new(0),
             origin: Instant::now(),
             sources: Limiter::new(SOURCES),
             total: Pace::new(0, 0),
             error_sources: Limiter::new(ERROR_SOURCES),
             error_total: Pace::new(0, 0),
-            notice: Notice { pace: Pace::from(Duration::from_secs(30)), source: Mutex::default() },
         };
         admission.set_totals(policy);
         admission
@@ -142,7 +131,7 @@ impl Admission {
 
     /// Changes the policy at once; what sources have spent stays spent, up to a whole burst.
     pub fn set_policy(&self, policy: &Policy) {
-        let rules = Arc::new(Rules::new(&self.listening, policy));
+        let rules = Arc::new(Rules::new(&self.listening, &self.client_ports, policy));
         self.set_totals(policy);
         let (rate, error_rate) = (rules.rate, rules.error_rate);
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
@@ -156,11 +145,6 @@ impl Admission {
         self.total.set(policy.rate_limit.total_per_second, policy.rate_limit.total_per_second);
         let in_total = if policy.error_replies_per_second == 0 { 0 } else { ERROR_REPLIES_IN_TOTAL };
         self.error_total.set(in_total, in_total);
-    }
-
-    /// A source that was limited, at most one in 30 s, and none twice.
-    pub fn take_limited(&self) -> Option<IpAddr> {
-        self.notice.source.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -209,37 +193,29 @@ impl Gate {
     /// The first rule that it breaks.
     pub fn admit(&self, datagram: &Datagram) -> Result<(), DropReason> {
         self.rules.admit(datagram)?;
-        let source = datagram.peer.ip();
-        if self.rules.is_exempt(source, datagram.destination) {
+        if self.rules.is_exempt(datagram.peer, datagram.destination) {
             return Ok(());
         }
         let tokens = (datagram.payload.len().div_ceil(BYTES_A_TOKEN)).max(1) as u32;
         let key = self.rules.key(datagram.peer);
         if !self.admission.sources.allow(&key, tokens, self.rules.rate, self.now.1) {
-            self.notice(source);
             return Err(DropReason::RateLimit);
         }
         if self.admission.total.allow(self.now.0) { Ok(()) } else { Err(DropReason::RateLimit) }
     }
 
-    /// Whether a peer may have one more error reply.
+    /// Lets a peer have one more error reply, or says why not.
     pub(crate) fn admit_error_reply(&self, peer: SocketAddr, asked: Option<Destination>) -> Result<(), DropReason> {
-        let (source, rate) = (peer.ip(), self.rules.error_rate);
-        let allowed = self.rules.is_exempt(source, asked)
+        let rate = self.rules.error_rate;
+        let allowed = self.rules.is_exempt(peer, asked)
             || self.admission.error_sources.allow(&self.rules.key(peer), 1, rate, self.now.1)
                 && self.admission.error_total.allow(self.now.0);
         if allowed { Ok(()) } else { Err(DropReason::ErrorLimit) }
     }
-
-    fn notice(&self, source: IpAddr) {
-        if self.admission.notice.pace.allow(self.now.0) {
-            *self.admission.notice.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
-        }
-    }
 }
 
 impl Rules {
-    fn new(listening: &[u16], policy: &Policy) -> Self {
+    fn new(listening: &[u16], client_ports: &RangeInclusive<u16>, policy: &Policy) -> Self {
         let mut denied_ports = PortSet::default();
         denied_ports.insert(0);
         let ports = listening.iter().copied().chain(policy.deny_source_ports.iter().cloned().flatten());
@@ -254,6 +230,7 @@ impl Rules {
             error_rate: Rate::new(policy.error_replies_per_second, policy.error_replies_per_second),
             prefixes: (limit.ipv4_prefix, limit.ipv6_prefix),
             exempt,
+            client_ports: client_ports.clone(),
         }
     }
 
@@ -268,42 +245,47 @@ impl Rules {
         if datagram.mapped_over_ipv6 || !is_client(datagram.peer.ip(), destination) {
             return Err(DropReason::SourceAddress);
         }
-        if datagram.destination.is_some_and(|destination| !destination.is_unicast()) {
+        if !datagram.destination.is_some_and(|destination| destination.is_unicast()) {
             return Err(DropReason::Destination);
         }
         if self.access.allows(datagram.peer.ip()) { Ok(()) } else { Err(DropReason::Access) }
     }
 
-    fn is_exempt(&self, source: IpAddr, destination: Option<Destination>) -> bool {
-        source.is_loopback() && destination.is_some_and(|to| to.address.is_loopback())
-            || self.exempt.longest(source).is_some()
+    fn is_exempt(&self, peer: SocketAddr, destination: Option<Destination>) -> bool {
+        let is_local_client = peer.ip().is_loopback()
+            && self.client_ports.contains(&peer.port())
+            && destination.is_some_and(|to| to.address.is_loopback() && to.interface == LOOPBACK_INTERFACE);
+        is_local_client || self.exempt.longest(peer.ip()).is_some()
     }
 
-    /// Who a peer counts as. Addresses that many share, or anybody on the link could have, count whole.
-    fn key(&self, peer: SocketAddr) -> (IpAddr, u32) {
-        match peer {
-            SocketAddr::V4(v4) => (mask(IpAddr::V4(*v4.ip()), self.prefixes.0), 0),
-            SocketAddr::V6(v6) => {
-                let ip = *v6.ip();
-                let whole = ip.is_unicast_link_local() || is_nat64(ip) || is_teredo(ip);
-                let length = if whole { 128 } else { self.prefixes.1 };
-                (mask(IpAddr::V6(ip), length), if ip.is_unicast_link_local() { v6.scope_id() } else { 0 })
-            }
+    /// The key under which a peer is counted. Addresses that many share, or that anybody on the link could have, are counted
+    /// individually; of what one IPv4 address gives its owner, all is one source.
+    fn key(&self, peer: SocketAddr) -> Key {
+        let ip = match peer.ip() {
+            IpAddr::V4(ip) => return (mask(ip.into(), self.prefixes.0), 0),
+            IpAddr::V6(ip) => ip,
+        };
+        if ip.is_unicast_link_local() {
+            let scope = if let SocketAddr::V6(v6) = peer { v6.scope_id() } else { 0 };
+            return (ip.into(), scope);
         }
+        let ip = match ip.segments() {
+            // NAT64 (RFC 6052, RFC 8215): all of IPv4 is behind it.
+            [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => ip.into(),
+            // Teredo (RFC 4380): the client's IPv4 address is in the last 32 bits, before them what it can choose.
+            [0x2001, 0, .., high, low] => Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, high, low).into(),
+            // 6to4 (RFC 3056): each IPv4 address has a /48.
+            [0x2002, ..] => mask(ip.into(), self.prefixes.1.min(48)),
+            _ => mask(ip.into(), self.prefixes.1),
+        };
+        (ip, 0)
     }
 }
 
-/// 64:ff9b::/96 (RFC 6052): all of IPv4 is behind it.
-fn is_nat64(ip: Ipv6Addr) -> bool {
-    ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]
-}
+/// The index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX` of the kernel's net/flow.h).
+const LOOPBACK_INTERFACE: u32 = 1;
 
-/// 2001::/32 (RFC 4380): the client is in the lower bits.
-fn is_teredo(ip: Ipv6Addr) -> bool {
-    ip.segments()[..2] == [0x2001, 0]
-}
-
-/// Whether this can be the address of a client that sent to `destination`.
+/// Returns whether this can be the address of a client that sent to `destination`.
 fn is_client(source: IpAddr, destination: Option<IpAddr>) -> bool {
     match source {
         IpAddr::V4(ip) if ip.is_loopback() => destination.is_none_or(|to| to.is_loopback()),
@@ -347,6 +329,8 @@ impl PortSet {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::*;
@@ -364,7 +348,7 @@ mod tests {
     }
 
     fn rules(listening: &[u16], policy: &Policy) -> Rules {
-        Rules::new(listening, policy)
+        Rules::new(listening, &CLIENT_PORTS, policy)
     }
 
     fn judge(peer: &str, local: &str) -> Result<(), DropReason> {
@@ -428,6 +412,8 @@ mod tests {
         broadcast.destination.as_mut().unwrap().address = "192.0.2.255".parse().unwrap();
         assert_eq!(rules(&[], &Policy::open()).admit(&broadcast), Err(DropReason::Destination));
         assert_eq!(judge("[2001:db8::1]:40000", "ff02::1"), Err(DropReason::Destination));
+        let unknown = Datagram { destination: None, ..datagram("192.0.2.1:40000", "192.0.2.2") };
+        assert_eq!(rules(&[], &Policy::open()).admit(&unknown), Err(DropReason::Destination));
     }
 
     #[test]
@@ -482,10 +468,16 @@ mod tests {
         assert_eq!(passed(&gate, "[2001:db8:0:1::1]:40000", "2001:db8::9"), 60);
         assert_eq!(passed(&gate, "[2001:db8:0:1:ffff::2]:40000", "2001:db8::9"), 0, "the same /64");
         assert_eq!(passed(&gate, "[2001:db8:0:2::1]:40000", "2001:db8::9"), 60);
-        for prefix in ["fe80::", "64:ff9b::c0a8:", "2001:0:1:2:3:4:5:"] {
+        for prefix in ["fe80::", "64:ff9b::c0a8:", "64:ff9b:1::c0a8:", "64:ff9b:1:2::", "2001:0:1:2:3:4:5:"] {
             assert_eq!(passed(&gate, &format!("[{prefix}1]:40000"), "2001:db8::9"), 60, "{prefix}");
             assert_eq!(passed(&gate, &format!("[{prefix}2]:40000"), "2001:db8::9"), 60, "{prefix}");
         }
+        // One Teredo client through any server, with any flags and port; one 6to4 site with any of its subnets.
+        for pair in [["2001:0:a:b:c:d:e:f", "2001:0:1:2:3:4:e:f"], ["2002:c000:201:1::1", "2002:c000:201:ffff:9::2"]] {
+            let [first, second] = pair.map(|ip| passed(&gate, &format!("[{ip}]:40000"), "2001:db8::9"));
+            assert_eq!((first, second), (60, 0), "{pair:?}");
+        }
+        assert_eq!(passed(&gate, "[2002:c000:202:1::1]:40000", "2001:db8::9"), 60, "another IPv4 address");
         assert_eq!(passed(&gate, "[fe80::1%2]:40000", "fe80::9"), 60, "another link");
     }
 
@@ -502,14 +494,31 @@ mod tests {
     }
 
     #[test]
-    fn loopback_to_loopback_and_the_exempt_have_no_limit() {
+    fn the_exempt_and_clients_on_loopback_have_no_limit_and_services_on_loopback_have_one() {
         let mut policy = limited(1, 60);
         policy.rate_limit.exempt = vec!["192.0.2.0/24".parse().unwrap()];
         let gate = gate(&policy);
         assert_eq!(passed(&gate, "127.0.0.1:40000", "127.0.0.1"), 100);
-        assert_eq!(passed(&gate, "[::1]:40000", "::1"), 100);
+        assert_eq!(passed(&gate, "[::1]:60999", "::1"), 100);
         assert_eq!(passed(&gate, "192.0.2.77:40000", "203.0.113.1"), 100);
         assert_eq!(passed(&gate, "192.0.3.77:40000", "203.0.113.1"), 60);
+        assert_eq!(passed(&gate, "127.0.0.2:32767", "127.0.0.1"), 60);
+        assert_eq!(passed(&gate, "[::1]:61000", "::1"), 60);
+        // With route_localnet a loopback address can come from the wire.
+        let mut from_wire = datagram("127.0.0.3:40000", "127.0.0.1");
+        from_wire.destination.as_mut().unwrap().interface = 2;
+        assert_eq!((0..100).filter(|_| gate.admit(&from_wire).is_ok()).count(), 60);
+    }
+
+    #[test]
+    fn ports_given_to_clients_are_never_more_than_linux_gives_by_itself() {
+        for (given, exempt) in [(1024..=65_535, 32_768..=60_999), (40_000..=50_000, 40_000..=50_000)] {
+            let policy = limited(1, 60);
+            let admission = Admission::with_client_ports([], &given, &policy);
+            assert_eq!(admission.client_ports, exempt);
+            let gate = Gate::new(Arc::new(admission));
+            assert_eq!(passed(&gate, "127.0.0.1:45000", "127.0.0.1"), if exempt.contains(&45_000) { 100 } else { 60 });
+        }
     }
 
     #[test]
@@ -555,18 +564,5 @@ mod tests {
         gate.begin(gate.now.0);
         assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 20);
         assert_eq!(gate.admit(&datagram("192.0.2.2:1", "192.0.2.9")), Err(DropReason::Access));
-    }
-
-    #[test]
-    fn one_limited_source_in_thirty_seconds_is_told_of() {
-        let mut gate = gate(&limited(1, 60));
-        let start = gate.now.0;
-        let mut told = Vec::new();
-        for second in 0..70 {
-            gate.begin(start + Duration::from_secs(second));
-            passed(&gate, &format!("192.0.2.{second}:40000"), "203.0.113.1");
-            told.extend(gate.admission.take_limited().map(|source| source.to_string()));
-        }
-        assert_eq!((told.len(), &*told[0]), (3, "192.0.2.0"), "{told:?}");
     }
 }

@@ -22,15 +22,20 @@ impl Prefix {
     }
 }
 
-/// What an address is not, to be a prefix.
+/// Text that is not a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
     /// Not an address, or not a length behind the slash.
-    #[error("not an address or a prefix, such as `192.0.2.0/24` or `2001:db8::/32`")]
+    #[error("expected an IP address or prefix, such as `192.0.2.0/24` or `2001:db8::/32`")]
     Syntax,
     /// Bits beyond the length are set.
-    #[error("address bits beyond the prefix length, `{0}` is meant")]
-    HostBits(Prefix),
+    #[error("`{ip}/{length}` has host bits set; did you mean `{}`?", Prefix::of(*ip, *length))]
+    HostBits {
+        /// The address; IPv4 is never in mapped form.
+        ip: IpAddr,
+        /// How many of its bits are the prefix.
+        length: u8,
+    },
 }
 
 impl FromStr for Prefix {
@@ -38,17 +43,19 @@ impl FromStr for Prefix {
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
         let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-        let ip: IpAddr = address.parse().map_err(|_| PrefixError::Syntax)?;
-        let length = match length {
+        let mut ip: IpAddr = address.parse().map_err(|_| PrefixError::Syntax)?;
+        let mut length = match length {
             None => width(ip),
             Some(length) => length.parse().ok().filter(|&length| length <= width(ip)).ok_or(PrefixError::Syntax)?,
         };
-        // A mapped prefix would match nothing: sources are never in mapped form.
-        if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
-            return Err(PrefixError::Syntax);
+        // Sources are never in mapped form: in a prefix it can only stand for IPv4.
+        if ip.is_ipv6()
+            && let ipv4 @ IpAddr::V4(_) = ip.to_canonical()
+        {
+            (ip, length) = (ipv4, length.checked_sub(96).ok_or(PrefixError::Syntax)?);
         }
         let prefix = Self { ip: mask(ip, length), length };
-        if prefix.ip == ip { Ok(prefix) } else { Err(PrefixError::HostBits(prefix)) }
+        if prefix.ip == ip { Ok(prefix) } else { Err(PrefixError::HostBits { ip, length }) }
     }
 }
 
@@ -164,16 +171,29 @@ mod tests {
 
     #[test]
     fn what_is_no_prefix_is_refused() {
-        for text in
-            ["", "192.0.2.0/33", "192.0.2/24", "::/129", "::1/", "::1/x", "::ffff:192.0.2.1", "host", "1.2.3.4/-1"]
+        for text in ["", "192.0.2.0/33", "192.0.2/24", "::/129", "::1/", "::1/x", "host", "1.2.3.4/-1", "::ffff:0:0/95"]
         {
             assert_eq!(text.parse::<Prefix>(), Err(PrefixError::Syntax), "{text}");
         }
-        let error = "192.0.2.7/24".parse::<Prefix>().unwrap_err();
-        assert_eq!(error.to_string(), "address bits beyond the prefix length, `192.0.2.0/24` is meant");
+        for (text, expected) in [
+            ("192.0.2.7/24", "`192.0.2.7/24` has host bits set; did you mean `192.0.2.0/24`?"),
+            ("::ffff:10.0.0.7/104", "`10.0.0.7/8` has host bits set; did you mean `10.0.0.0/8`?"),
+        ] {
+            assert_eq!(text.parse::<Prefix>().unwrap_err().to_string(), expected);
+        }
         for text in ["192.0.2.0/24", "192.0.2.7", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1"] {
             assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn ipv4_in_mapped_form_is_read_as_ipv4() {
+        for (mapped, ipv4) in
+            [("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:192.0.2.1", "192.0.2.1"), ("::ffff:0:0/96", "0.0.0.0/0")]
+        {
+            assert_eq!(mapped.parse::<Prefix>(), ipv4.parse(), "{mapped}");
+        }
+        assert!(!AccessList::new(&[], &prefixes(&["::ffff:10.0.0.0/104"])).allows([10, 1, 2, 3].into()));
     }
 
     proptest! {

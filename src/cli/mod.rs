@@ -1,16 +1,18 @@
-//! The client program `echo-udp`: its command line, and the screens of its commands.
+//! The client program `echo-udp`: its command line, and how it ends.
 
+mod failure;
 mod send;
+mod server;
 
-use std::error::Error;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::client::Family;
+use self::failure::Failure;
+use crate::failure_chain::FailureChain;
 
-/// Asks UDP echo servers.
+/// Queries UDP echo servers.
 #[derive(Debug, Parser)]
 #[command(name = "echo-udp", version, about = "Sends datagrams to a UDP echo server and shows what comes back")]
 struct CommandLine {
@@ -23,89 +25,10 @@ enum Command {
     /// Send one packet and print it with its reply
     ///
     /// Sends {"command-line arguments":["WORD",...]} and prints two lines, `Sent:` and `Received:`, once the reply has
-    /// come. Each address of the host is tried until one answers. Exits with 0 when answered, with 1 when there was no
-    /// answer or a broken one (neither JSON nor what was sent), and with 2 when nothing could be sent.
+    /// come. Each address of the host is tried until one replies. Exits with 0 when the reply is what was sent: the
+    /// same bytes, or the same JSON written differently. Exits with 1 when there was no reply or another one, an error
+    /// of the server included, and with 2 when nothing could be sent or printed.
     Send(send::Send),
-}
-
-/// Which server.
-#[derive(Debug, Args)]
-struct Server {
-    /// The server's name or address
-    #[arg(long, default_value = "localhost", value_hint = ValueHint::Hostname)]
-    host: String,
-    /// The server's port
-    #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
-    /// Use IPv4 only
-    #[arg(short = '4', conflicts_with = "ipv6")]
-    ipv4: bool,
-    /// Use IPv6 only
-    #[arg(short = '6')]
-    ipv6: bool,
-}
-
-impl Server {
-    /// The addresses to try, in order.
-    fn addresses(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let family = if self.ipv4 { Some(Family::Ipv4) } else { self.ipv6.then_some(Family::Ipv6) };
-        let resolved = (self.host.as_str(), self.port).to_socket_addrs();
-        let resolved = resolved.map_err(|source| Failure::Resolve { host: self.host.clone(), source })?;
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for address in resolved.filter(|&address| family.is_none_or(|family| family.includes(address))) {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        if addresses.is_empty() {
-            return Err(Failure::NoAddress {
-                host: self.host.clone(),
-                family: if self.ipv4 { "IPv4" } else { "IPv6" },
-            });
-        }
-        Ok(addresses)
-    }
-}
-
-/// Why a command did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("resolve {host}")]
-    Resolve { host: String, source: std::io::Error },
-    #[error("{host} has no {family} address")]
-    NoAddress { host: String, family: &'static str },
-    #[error("read standard input")]
-    ReadInput(#[source] std::io::Error),
-    #[error("write standard output")]
-    WriteOutput(#[source] std::io::Error),
-    #[error("send to {address}")]
-    Send { address: SocketAddr, source: std::io::Error },
-    #[error("packet of {size} bytes is over the {limit} that a datagram may carry")]
-    TooLarge { size: usize, limit: usize },
-    #[error(
-        "no answer from {address} within {seconds} s; a limit of the server may be the reason \
-         (echo-udpd by default: 200 datagrams and 10 error replies a second to one source)"
-    )]
-    NoAnswer { address: SocketAddr, seconds: f64 },
-    #[error("nobody listens on {address}")]
-    Refused { address: SocketAddr },
-    #[error("the answer of {address} is broken: {what}")]
-    Broken { address: SocketAddr, what: String },
-}
-
-impl Failure {
-    /// 1: no or a broken answer. 2: it could not even ask.
-    fn status(&self) -> u8 {
-        match self {
-            Self::NoAnswer { .. } | Self::Refused { .. } | Self::Broken { .. } => 1,
-            Self::Resolve { .. }
-            | Self::NoAddress { .. }
-            | Self::ReadInput(_)
-            | Self::WriteOutput(_)
-            | Self::Send { .. }
-            | Self::TooLarge { .. } => 2,
-        }
-    }
 }
 
 /// The definition of the command line: for man pages and completions.
@@ -114,23 +37,34 @@ pub fn command_line() -> clap::Command {
     CommandLine::command()
 }
 
-/// Runs the program; says how it exits.
+/// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match CommandLine::parse().command {
+    let ran = CommandLine::try_parse().map_err(Failure::from).and_then(|command_line| match command_line.command {
         Command::Send(send) => send.run(),
-    };
-    match result {
+    });
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let mut line = format!("echo-udp: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                line.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            eprintln!("{line}");
-            ExitCode::from(failure.status())
-        }
+        Err(Failure::CommandLine(message)) if !message.use_stderr() => show(&message),
+        Err(failure) => fail(&failure),
     }
+}
+
+/// Prints what was asked for: --help, --version.
+fn show(message: &clap::Error) -> ExitCode {
+    match message.print().and_then(|()| io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&Failure::WriteOutput(error)),
+    }
+}
+
+/// Says why it fails, unless the reader has gone. A standard error that cannot be written to changes no status.
+fn fail(failure: &Failure) -> ExitCode {
+    match failure {
+        // With the usage and a hint.
+        Failure::CommandLine(message) => drop(message.print()),
+        Failure::WriteOutput(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        _ => drop(io::stderr().write_all(format!("echo-udp: {}\n", FailureChain(failure)).as_bytes())),
+    }
+    ExitCode::from(failure.status())
 }

@@ -1,19 +1,22 @@
 //! `echo-udp send`: one packet, and its reply.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Failure, Server};
-use crate::client::ClientError;
+use super::failure::Failure;
+use super::server::Server;
 use crate::client::blocking::UdpClient;
 use crate::printable::Printable;
-use crate::protocol::BytesProtocol;
+use crate::protocol::{BytesProtocol, MAX_PAYLOAD_IPV6};
 use crate::serializer::RawJson;
+
+/// How much of an error's text is repeated, in characters.
+const ERROR_TEXT: usize = 200;
 
 #[derive(Debug, Args)]
 pub(super) struct Send {
@@ -25,52 +28,48 @@ pub(super) struct Send {
     /// Send this text as it is instead, valid JSON or not; `-` reads it from standard input
     #[arg(long, value_name = "TEXT", conflicts_with = "words")]
     json: Option<String>,
-    /// What to send
-    #[arg(value_name = "WORD", required_unless_present = "json")]
+    /// The words to send; none is an empty list
+    #[arg(value_name = "WORD")]
     words: Vec<String>,
 }
 
 impl Send {
     pub(super) fn run(self) -> Result<(), Failure> {
         let packet = self.packet()?;
-        let addresses = self.server.addresses()?;
-        let (address, reply) = self.ask(&addresses, &packet)?;
-        let lines = format!("Sent:     {}\nReceived: {}\n", Printable::json(&packet), Printable::json(&reply));
-        std::io::stdout().lock().write_all(lines.as_bytes()).map_err(Failure::WriteOutput)?;
-        match RawJson::parse(reply.clone()) {
-            Ok(_) => Ok(()),
-            // An echo of what was no JSON either: the server speaks of bytes.
-            Err(_) if reply == packet => Ok(()),
-            Err(error) => Err(Failure::Broken { address, what: error.to_string() }),
-        }
+        let (address, reply) = self.ask(&self.server.addresses()?, &packet)?;
+        let lines = format!("Sent:     {}\nReceived: {}\n", printable(&packet), printable(&reply));
+        let mut output = io::stdout().lock();
+        output.write_all(lines.as_bytes()).and_then(|()| output.flush()).map_err(Failure::WriteOutput)?;
+        judge(address, &packet, &reply)
     }
 
     fn packet(&self) -> Result<Bytes, Failure> {
         match self.json.as_deref() {
             Some("-") => {
                 let mut input = Vec::new();
-                std::io::stdin().lock().read_to_end(&mut input).map_err(Failure::ReadInput)?;
-                Ok(input.into())
+                // One byte more than any datagram carries says enough of what may never end.
+                let limited = &mut io::stdin().lock().take(MAX_PAYLOAD_IPV6 as u64 + 1);
+                limited.read_to_end(&mut input).map_err(Failure::ReadInput)?;
+                let limit = MAX_PAYLOAD_IPV6;
+                if input.len() <= limit { Ok(input.into()) } else { Err(Failure::InputTooLarge { limit }) }
             }
             Some(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
             None => Ok(json!({ "command-line arguments": self.words }).to_string().into()),
         }
     }
 
-    /// The first address that answers, and its reply.
+    /// The first address that replies, and its reply.
     fn ask(&self, addresses: &[SocketAddr], packet: &Bytes) -> Result<(SocketAddr, Bytes), Failure> {
-        let mut failure = None;
+        let mut failure: Option<Failure> = None;
         for &address in addresses {
             match self.ask_one(address, packet) {
                 Ok(reply) => return Ok((address, reply)),
-                // No answer from one address says more than that another could not be sent to.
-                Err(next) => match &failure {
-                    Some(Failure::NoAnswer { .. } | Failure::Refused { .. }) if next.status() == 2 => {}
-                    _ => failure = Some(next),
-                },
+                // That one address did not reply says more than that another could not be sent to.
+                Err(next) if next.status() == 2 && failure.as_ref().is_some_and(|failure| failure.status() == 1) => {}
+                Err(next) => failure = Some(next),
             }
         }
-        Err(failure.unwrap_or(Failure::NoAddress { host: self.server.host.clone(), family: "IP" }))
+        Err(failure.unwrap_or_else(|| self.server.no_address()))
     }
 
     fn ask_one(&self, address: SocketAddr, packet: &Bytes) -> Result<Bytes, Failure> {
@@ -79,14 +78,29 @@ impl Send {
             client.send_packet(packet.clone())?;
             client.recv_packet_within(self.wait)
         };
-        ask().map_err(|error| match error {
-            error if error.is_refused() => Failure::Refused { address },
-            ClientError::TooLarge { size, limit } => Failure::TooLarge { size, limit },
-            ClientError::Connect { source, .. } | ClientError::Send(source) | ClientError::Receive(source) => {
-                Failure::Send { address, source }
-            }
-            _ => Failure::NoAnswer { address, seconds: self.wait.as_secs_f64() },
-        })
+        ask().map_err(|error| Failure::of_client(error, address, self.wait))
+    }
+}
+
+/// The bytes on one line: as JSON where they are, else as the daemon shows raw bytes.
+fn printable(bytes: &Bytes) -> Printable<'_> {
+    if RawJson::parse(bytes.clone()).is_ok() { Printable::json(bytes) } else { Printable::raw(bytes) }
+}
+
+/// Accepts the reply when it is what was sent, though a server may write the same JSON differently.
+fn judge(address: SocketAddr, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
+    let value = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).ok();
+    let received = value(reply);
+    if reply == packet || received.is_some() && received == value(packet) {
+        return Ok(());
+    }
+    if let Some(text) = received.as_ref().and_then(|value| value.get("error")).and_then(Value::as_str) {
+        let text = Printable::raw(text.as_bytes()).limit(ERROR_TEXT).to_string();
+        return Err(Failure::ErrorReply { address, text });
+    }
+    match RawJson::parse(reply.clone()) {
+        Err(source) if RawJson::parse(packet.clone()).is_ok() => Err(Failure::InvalidReply { address, source }),
+        _ => Err(Failure::Different { address }),
     }
 }
 

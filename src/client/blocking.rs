@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-
-use super::{ClientError, ConnectOptions, Link, check_size, receive};
+use super::link::{Link, receive};
+use super::{ClientError, ConnectOptions};
 use crate::protocol::DatagramProtocol;
+use crate::socket::wait_readable;
 
 /// A client of one server that blocks the thread.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct UdpClient<P> {
 impl<P: DatagramProtocol> UdpClient<P> {
     /// Connects to a name and port, `("localhost", 9000)`: the first of its addresses that can be connected to.
     ///
-    /// Connecting a datagram socket sends nothing: whether somebody listens shows with the first reply.
+    /// Connecting a datagram socket sends nothing: whether anything listens there shows with the first reply.
     ///
     /// # Errors
     /// The name has no address, or none of them can be connected to.
@@ -37,7 +37,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
         protocol: P,
     ) -> Result<Self, ClientError> {
         let addresses = server.to_socket_addrs().map_err(ClientError::Resolve)?;
-        Self::from_socket(options.connect(addresses)?.into(), protocol)
+        Ok(Self { protocol, link: options.connect(addresses, open)? })
     }
 
     /// Uses a socket that is connected already.
@@ -45,9 +45,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
     /// # Errors
     /// The socket is not connected.
     pub fn from_socket(socket: UdpSocket, protocol: P) -> Result<Self, ClientError> {
-        socket.peer_addr().map_err(ClientError::Adopt)?;
-        socket.set_nonblocking(false).map_err(ClientError::Adopt)?;
-        Ok(Self { protocol, link: Link::new(socket) })
+        Ok(Self { protocol, link: open(socket).map_err(ClientError::Adopt)? })
     }
 
     /// Sends a packet.
@@ -58,7 +56,8 @@ impl<P: DatagramProtocol> UdpClient<P> {
     pub fn send_packet(&self, packet: P::Sent) -> Result<(), ClientError> {
         let socket = self.link.open()?;
         let datagram = self.protocol.make_datagram(packet)?;
-        let sent = socket.send(&check_size(datagram, socket.peer_addr())?);
+        self.link.check_size(&datagram)?;
+        let sent = socket.send(&datagram);
         self.link.open()?;
         sent.map(drop).map_err(ClientError::Send)
     }
@@ -66,12 +65,14 @@ impl<P: DatagramProtocol> UdpClient<P> {
     /// Receives a packet, however long that takes.
     ///
     /// # Errors
-    /// What came is no packet (the client can go on), nobody listens there, or the client is closed.
+    /// The reply is not a valid packet (the client can go on), nothing listens there, or the client is closed.
     pub fn recv_packet(&self) -> Result<P::Received, ClientError> {
         self.receive(None)
     }
 
-    /// Receives a packet within this time. The time is a property of the socket: one thread at a time.
+    /// Receives a packet within this time. No time at all takes what is there.
+    ///
+    /// The time is this call's alone: other threads may receive meanwhile, each with its own.
     ///
     /// # Errors
     /// Those of [`recv_packet`](Self::recv_packet), and [`ClientError::TimedOut`].
@@ -81,31 +82,32 @@ impl<P: DatagramProtocol> UdpClient<P> {
 
     fn receive(&self, time: Option<Duration>) -> Result<P::Received, ClientError> {
         let socket = self.link.open()?;
-        // Zero would mean for ever.
-        let limit = time.map(|time| time.max(Duration::from_micros(1)));
-        socket.set_read_timeout(limit).map_err(ClientError::Receive)?;
+        let begun = Instant::now();
         loop {
-            let received = receive(|buffer| socket.recv(buffer));
+            let left = time.map(|time| time.saturating_sub(begun.elapsed()));
+            wait_readable(&*socket, left).map_err(ClientError::Wait)?;
+            let received = receive(&*socket);
             self.link.open()?;
             match (received, time) {
                 (Ok(datagram), _) => return Ok(self.protocol.build_packet(datagram)?),
-                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
-                (Err(error), Some(time)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(ClientError::TimedOut(time));
+                (Err(error), _) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(ClientError::Receive(error));
                 }
-                (Err(error), _) => return Err(ClientError::Receive(error)),
+                (Err(_), Some(time)) if begun.elapsed() >= time => return Err(ClientError::TimedOut(time)),
+                // A signal came, or another thread has taken the datagram.
+                (Err(_), _) => {}
             }
         }
     }
 }
 
 impl<P> UdpClient<P> {
-    /// The address that it sends from.
+    /// The local address that it sends from.
     ///
     /// # Errors
     /// The client is closed.
     pub fn local_address(&self) -> Result<SocketAddr, ClientError> {
-        self.link.open()?.local_addr().map_err(ClientError::Adopt)
+        self.link.local_address()
     }
 
     /// The server's address.
@@ -113,10 +115,10 @@ impl<P> UdpClient<P> {
     /// # Errors
     /// The client is closed.
     pub fn server_address(&self) -> Result<SocketAddr, ClientError> {
-        self.link.open()?.peer_addr().map_err(ClientError::Adopt)
+        self.link.server_address()
     }
 
-    /// Whether it was closed.
+    /// Returns whether it was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.link.open().is_err()
@@ -124,6 +126,12 @@ impl<P> UdpClient<P> {
 
     /// Closes the socket; a thread that waits for a packet gets [`ClientError::Closed`]. Closing twice is no error.
     pub fn close(&self) {
-        self.link.close(|socket| SockRef::from(socket).shutdown(std::net::Shutdown::Both));
+        self.link.close();
     }
+}
+
+/// Makes a connected socket one whose sends wait for room.
+fn open(socket: UdpSocket) -> io::Result<Link<UdpSocket>> {
+    socket.set_nonblocking(false)?;
+    Link::new(socket)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, ValueHint};
 
 use super::settings::source::Source;
-use super::settings::{Listen, ListenAddress};
+use super::settings::{Listen, ListenAddress, ListenError};
 
 /// The daemon's command line, parsed.
 #[derive(Debug, Parser)]
@@ -54,7 +54,7 @@ impl CommandLine {
         Source::new(self.config.clone(), self.listen().and_then(Result::ok))
     }
 
-    fn listen(&self) -> Option<Result<Listen, &'static str>> {
+    fn listen(&self) -> Option<Result<Listen, ListenError>> {
         let addresses: Vec<_> = self.listen.iter().map(|address| address.0).collect();
         (!addresses.is_empty()).then(|| Listen::new(addresses))
     }

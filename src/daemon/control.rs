@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::operator::Operator;
 use super::report;
 use super::settings::source::{Loaded, SettingsError, Source};
-use super::settings::{Live, Settings};
+use super::settings::{Reloadable, Settings};
 use super::signals::{Requests, Wake, Wakeups};
 use super::watchdog::Watchdog;
 use crate::message;
@@ -20,6 +20,9 @@ const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the server may take to stop: longer than it gives handlers that wait.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
+
+/// How often a server that does not stop is woken again.
+const WAKE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the process is asked for, and how its control thread hears of it.
 pub(super) struct Inbox {
@@ -71,7 +74,7 @@ pub(super) struct Started {
     pub(super) by_socket_unit: bool,
 }
 
-impl<'a, A: Fn(&Live)> Control<'a, A> {
+impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
     pub(super) fn new(
         server: BackgroundServer,
         inbox: &'a Inbox,
@@ -133,10 +136,10 @@ impl<'a, A: Fn(&Live)> Control<'a, A> {
     }
 
     fn put_in_force(&mut self, loaded: &Loaded) {
-        let live = loaded.settings.live();
+        let live = loaded.settings.reloadable();
         (self.apply)(&live);
         report::exempt(&live);
-        let mut changed = self.started.settings.start().differences(&loaded.settings.start());
+        let mut changed = self.started.settings.fixed().differences(&loaded.settings.fixed());
         // A socket unit says where to listen, at the next start too.
         changed.retain(|&key| key != "listen" || !self.started.by_socket_unit);
         self.operator.reloaded(&report::origin(loaded), live.log_level, &changed);
@@ -167,15 +170,30 @@ impl<'a, A: Fn(&Live)> Control<'a, A> {
     fn stop(mut self) -> Result<(), ServeError> {
         self.operator.stopping();
         self.handle.shutdown();
-        match self.server.join_timeout(SHUTDOWN_GRACE) {
-            Some(ended) => ended?,
-            None => tracing::error!(
+        let ended = join(self.server);
+        if ended.is_none() {
+            tracing::error!(
                 message_id = message::NOT_STOPPED,
                 "the server did not stop within {} s, exiting without it",
                 SHUTDOWN_GRACE.as_secs()
-            ),
+            );
         }
         self.operator.stopped();
-        Ok(())
+        ended.unwrap_or(Ok(()))
     }
+}
+
+/// Waits for a server that was asked to stop, and wakes it again should the first wake have failed. `None`: it does not
+/// stop, and is left behind.
+fn join(mut server: BackgroundServer) -> Option<Result<(), ServeError>> {
+    let deadline = Instant::now() + SHUTDOWN_GRACE;
+    while Instant::now() < deadline {
+        if let Some(ended) = server.join_timeout(WAKE_INTERVAL) {
+            return Some(ended);
+        }
+        server.handle().wake();
+    }
+    // Dropping it would wait for it.
+    std::mem::forget(server);
+    None
 }

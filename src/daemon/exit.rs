@@ -94,7 +94,10 @@ impl DaemonError {
         match self {
             // With the usage and a hint.
             Self::Usage(usage) if !logging::stderr_is_the_journal() => logging::write_usage(usage),
-            _ => logging::report_fatal(&line),
+            Self::Settings(SettingsError::Invalid { path, faults }) => {
+                logging::report_fatal(&faults.lines(path).collect::<Vec<_>>());
+            }
+            _ => logging::report_fatal(&[line]),
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod command_line;
 mod control;
+mod drop_report;
 mod exit;
 mod logging;
 mod operator;
@@ -125,10 +126,10 @@ fn wait_for_end(requests: &Requests, incoming: &Receiver<Event>) -> Result<u8, D
             Ok(Event::Signal) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(DaemonError::ControlPanicked),
             Err(RecvTimeoutError::Timeout) => {
-                logging::report_fatal(&format!(
+                logging::report_fatal(&[format!(
                     "not stopped within {} s, exiting all the same",
                     STOPPED_WITHIN.as_secs()
-                ));
+                )]);
                 return Ok(0);
             }
         }
@@ -176,7 +177,7 @@ fn run(
         return Ok(());
     }
     let inherited = inherited?;
-    let logging = Logging::start(loaded.settings.start().log_target, loaded.settings.log.level)?;
+    let logging = Logging::start(loaded.settings.fixed().log_target, loaded.settings.log.level)?;
     let service = Service { inbox, manager, logging: &logging };
     let ran = match loaded.settings.reply.protocol {
         Protocol::Json => service.run::<RawJson, RawJsonProtocol>(source, &loaded, inherited),

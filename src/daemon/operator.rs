@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::drop_report::DropReport;
 use super::logging::Logging;
 use super::report::{self, Status};
 use super::settings::LogLevel;
@@ -20,12 +21,13 @@ pub(super) struct Operator<'a> {
     logging: &'a Logging,
     /// Requests without a line of their own that were reported.
     suppressed: u64,
+    drops: DropReport,
 }
 
 impl<'a> Operator<'a> {
     pub(super) fn new(server: ServerHandle, manager: &'a ServiceManager, logging: &'a Logging) -> Self {
         let status = Status::new(&server);
-        Self { server, status, shown: String::new(), manager, logging, suppressed: 0 }
+        Self { server, status, shown: String::new(), manager, logging, suppressed: 0, drops: DropReport::default() }
     }
 
     /// The server answers, for the first time or after a reload. The status goes first: whoever waits for the end of a
@@ -73,7 +75,7 @@ impl<'a> Operator<'a> {
     pub(super) fn tick(&mut self, now: Instant) {
         let stats = self.server.stats();
         self.suppressed(stats.unlogged);
-        report::limited(&self.server);
+        self.drops.tick(now, &stats.dropped, &self.server);
         self.status.tick(now, stats);
         self.show_status();
     }

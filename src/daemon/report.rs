@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::settings::source::{INSTALLED, Loaded};
-use super::settings::{Live, Settings};
+use super::settings::{Reloadable, Settings};
 use crate::ledger::{DropReason, Stats};
 use crate::message;
 use crate::server::{Listener, ServerHandle};
@@ -211,7 +211,7 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
 
 /// Fewer workers than the settings ask for.
 pub(super) fn workers(running: usize, settings: &Settings) {
-    let wanted = settings.worker_threads();
+    let wanted = settings.worker_count();
     if running < wanted {
         tracing::warn!(
             message_id = message::FEWER_WORKERS,
@@ -251,7 +251,7 @@ pub(super) fn suppressed(requests: u64) {
 }
 
 /// Anybody can spoof an address, a trusted one too.
-pub(super) fn exempt(live: &Live) {
+pub(super) fn exempt(live: &Reloadable) {
     let exempt: Vec<_> = live.policy.rate_limit.exempt.iter().map(ToString::to_string).collect();
     if !exempt.is_empty() {
         let are = if exempt.len() == 1 { "is" } else { "are" };
@@ -259,18 +259,6 @@ pub(super) fn exempt(live: &Live) {
             message_id = message::EXEMPT,
             "{} {are} exempt from the rate limit; anyone who can spoof those addresses is too",
             exempt.join(", ")
-        );
-    }
-}
-
-/// A source that is over its rate, if there is a new one.
-pub(super) fn limited(server: &ServerHandle) {
-    if let Some(source) = server.take_limited() {
-        tracing::warn!(
-            message_id = message::LIMITED,
-            peer_address = %source,
-            "{source} exceeded its rate limit; the excess is dropped. If it is trusted, raise rate-limit.per-second or \
-             add it to rate-limit.exempt"
         );
     }
 }

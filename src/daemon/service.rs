@@ -10,7 +10,7 @@ use super::logging::Logging;
 use super::operator::Operator;
 use super::report::{self, SocketSource};
 use super::settings::source::{Loaded, Source};
-use super::settings::{InvalidJson, Live, Settings};
+use super::settings::{InvalidJson, Reloadable, Settings};
 use super::systemd::ServiceManager;
 use super::systemd::sockets::{self, Inherited};
 use crate::handler::{EchoPacket, EchoRequestHandler};
@@ -59,12 +59,15 @@ impl Service<'_> {
     {
         let settings = &loaded.settings;
         let handler = EchoRequestHandler::new();
-        let live = settings.live();
+        let live = settings.reloadable();
         apply(&handler, &live);
         let (options, mut socket_source) = self.choose_sockets(settings, inherited);
         let receive_buffer = settings.receive_buffer_bytes.value() as usize;
-        let options =
-            options.workers(settings.worker_threads()).policy(live.policy.clone()).receive_buffer(receive_buffer);
+        let options = options
+            .workers(settings.worker_count())
+            .policy(live.policy.clone())
+            .receive_buffer(receive_buffer)
+            .send_buffer(settings.send_buffer_bytes.value() as usize);
         let server = options.bind(P::default(), handler)?;
         if socket_source.handed_over == 0 {
             // But for a free port that was taken: it is not asked for again.
@@ -109,7 +112,7 @@ impl Service<'_> {
 }
 
 /// Puts in force what of the live settings is the handler's.
-fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Live) {
+fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable) {
     handler.answer_invalid(live.invalid_json == InvalidJson::Error);
     handler.log.set(live.request_log);
 }

@@ -9,17 +9,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::drop_log::DropLog;
 use super::outbox::Outbox;
 use crate::ledger::{Counters, DropReason};
 use crate::protocol::{DatagramProtocol, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
 use crate::serializer::SerializeError;
 use crate::socket::{Destination, Outgoing, OutgoingKind};
 
-/// What the clients of one worker share.
+/// The state that the clients of one worker share.
 pub(crate) struct Station<P> {
     pub(crate) protocol: Arc<P>,
     pub(crate) outbox: Outbox,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) drops: DropLog,
+    pub(crate) admit_error_reply: Box<AdmitErrorReply>,
     pub(crate) closing: Arc<AtomicBool>,
     /// Bytes that wait for handlers that wait.
     pub(crate) queued_bytes: AtomicUsize,
@@ -27,10 +30,22 @@ pub(crate) struct Station<P> {
     pub(crate) bound: SocketAddr,
 }
 
-/// Who sent a request, and which of the server's addresses was asked; a reply goes the way back.
+/// Judges whether a peer may have one more error reply, at this time.
+pub(crate) type AdmitErrorReply =
+    dyn Fn(SocketAddr, Option<Destination>, Instant) -> Result<(), DropReason> + Send + Sync;
+
+impl<P> Station<P> {
+    /// The address that was asked, with the port of the socket.
+    pub(crate) fn local(&self, asked: Option<Destination>) -> SocketAddr {
+        SocketAddr::new(asked.map_or(self.bound.ip(), |asked| asked.local), self.bound.port())
+    }
+}
+
+/// The sender of a request, and the server's address that it asked; a reply goes back the same way.
 ///
-/// Cheap to clone, and usable from any task or thread while the server runs. Two clients are equal when their address, the
-/// asked address and the interface are. There is no `close`: a datagram peer has no connection that could be closed.
+/// Not the program that asks: that is [`UdpClient`](crate::client::UdpClient). Cheap to clone, and usable from any task
+/// or thread while the server runs. Two clients are equal when their address, the asked address and the interface are.
+/// There is no `close`: a datagram peer has no connection that could be closed.
 pub struct Client<P> {
     station: Arc<Station<P>>,
     peer: SocketAddr,
@@ -57,8 +72,7 @@ impl<P> Client<P> {
     /// The address that the client asked: where its replies leave from.
     #[must_use]
     pub fn asked(&self) -> SocketAddr {
-        let ip = self.asked.map_or(self.station.bound.ip(), |asked| asked.local);
-        SocketAddr::new(ip, self.station.bound.port())
+        self.station.local(self.asked)
     }
 
     /// The index of the interface that the request came through; 0 when the kernel did not say.
@@ -73,7 +87,8 @@ impl<P> Client<P> {
         self.received
     }
 
-    /// Whether the server is closing: a handler that still waits has a short while to end by itself.
+    /// Returns whether the server is closing: a handler that still waits then has the
+    /// [grace](crate::server::ServerOptions::shutdown_grace) to end by itself.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.station.closing.load(Relaxed)
@@ -83,6 +98,7 @@ impl<P> Client<P> {
     pub fn drop_request(&self, reason: DropReason) {
         let reason = if reason.is_before_handler() { DropReason::HandlerFailed } else { reason };
         self.station.counters.count_drop(reason);
+        self.station.drops.record(reason, self.peer, self.asked());
     }
 
     pub(crate) fn count_unlogged(&self) {
@@ -102,12 +118,20 @@ impl<P: DatagramProtocol> Client<P> {
         self.send(packet, OutgoingKind::Packet).await
     }
 
-    /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply.
+    /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply. Returns whether it was
+    /// sent: this client, or all together, may have had as many as they may, which counts the request as `error_limit`.
     ///
     /// # Errors
     /// Those of [`send_packet`](Self::send_packet).
-    pub async fn send_error_reply(&self, packet: P::Sent) -> Result<(), SendPacketError> {
-        self.send(packet, OutgoingKind::ErrorReply).await
+    pub async fn send_error_reply(&self, packet: P::Sent) -> Result<bool, SendPacketError> {
+        // A handler may have waited since; a test's clock may be ahead of the system's.
+        let now = Instant::now().max(self.received);
+        if let Err(reason) = (self.station.admit_error_reply)(self.peer, self.asked, now) {
+            self.drop_request(reason);
+            return Ok(false);
+        }
+        self.send(packet, OutgoingKind::ErrorReply).await?;
+        Ok(true)
     }
 
     async fn send(&self, packet: P::Sent, kind: OutgoingKind) -> Result<(), SendPacketError> {

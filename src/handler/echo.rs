@@ -7,21 +7,23 @@ use bytes::Bytes;
 use serde_json::Value;
 use tracing::Level;
 
-use super::{Client, DatagramRequestHandler, HandlerError, Requests};
+use super::{Client, DatagramRequestHandler, HandlerError, Requests, SendPacketError};
 use crate::ledger::DropReason;
 use crate::pace::Pace;
 use crate::printable::Printable;
 use crate::protocol::{DatagramProtocol, DatagramProtocolParseError};
 use crate::serializer::RawJson;
 
-/// The reply to what is not JSON.
+/// The reply to what is not JSON; it ends in a newline where the request did, so that a terminal shows it as a line.
 const INVALID_JSON: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
+const INVALID_JSON_LINE: &str = "{\"error\":\"Invalid JSON\",\"code\":\"parse_error\"}\n";
 
 /// The same, as a value serializes it: its keys are sorted.
 const INVALID_JSON_SORTED: &str = r#"{"code":"parse_error","error":"Invalid JSON"}"#;
 
-/// The reply of this server, or of one whose packets are of the other type.
+/// The reply of this server, or of one whose packets are of the other type, as a line or not.
 fn is_invalid_json_reply(datagram: &[u8]) -> bool {
+    let datagram = datagram.strip_suffix(b"\n").unwrap_or(datagram);
     [INVALID_JSON, INVALID_JSON_SORTED].iter().any(|reply| datagram == reply.as_bytes())
 }
 
@@ -30,10 +32,10 @@ const REASON_LENGTH: usize = 256;
 
 /// A packet that can be echoed: it can be sent as it was received, and shown in a log.
 pub trait EchoPacket: Sized {
-    /// The reply to a datagram that is no packet; `None` where every datagram is one.
-    fn parse_error_reply() -> Option<Self>;
+    /// The reply to a datagram that is not a packet, as a line where that was one; `None` where every datagram is a packet.
+    fn parse_error_reply(as_line: bool) -> Option<Self>;
 
-    /// Whether a datagram is that reply, byte for byte: two servers that answered each other's would never end.
+    /// Returns whether a datagram is that reply, byte for byte: two servers that replied to each other's would never end.
     fn is_parse_error_reply(datagram: &[u8]) -> bool;
 
     /// One line of printable ASCII of at most `limit` characters, but for the note on what was left out.
@@ -41,9 +43,10 @@ pub trait EchoPacket: Sized {
 }
 
 impl EchoPacket for RawJson {
-    fn parse_error_reply() -> Option<Self> {
+    fn parse_error_reply(as_line: bool) -> Option<Self> {
+        let text = if as_line { INVALID_JSON_LINE } else { INVALID_JSON };
         // A constant that is valid: no input can reach the None.
-        Self::parse(Bytes::from_static(INVALID_JSON.as_bytes())).ok()
+        Self::parse(Bytes::from_static(text.as_bytes())).ok()
     }
 
     fn is_parse_error_reply(datagram: &[u8]) -> bool {
@@ -56,7 +59,8 @@ impl EchoPacket for RawJson {
 }
 
 impl EchoPacket for Value {
-    fn parse_error_reply() -> Option<Self> {
+    /// A value has no newline around it.
+    fn parse_error_reply(_: bool) -> Option<Self> {
         serde_json::from_str(INVALID_JSON).ok()
     }
 
@@ -70,7 +74,7 @@ impl EchoPacket for Value {
 }
 
 impl EchoPacket for Bytes {
-    fn parse_error_reply() -> Option<Self> {
+    fn parse_error_reply(_: bool) -> Option<Self> {
         None
     }
 
@@ -83,15 +87,16 @@ impl EchoPacket for Bytes {
     }
 }
 
-/// Answers each packet with itself, and what is no packet with `{"error":"Invalid JSON","code":"parse_error"}`; that reply
-/// itself gets none.
+/// Sends each packet back, and `{"error":"Invalid JSON","code":"parse_error"}` for what is not a packet, with a newline where
+/// that had one; that reply itself gets none.
 ///
 /// Each request is an event of the target [`RequestLog::TARGET`] at level info, as [`RequestLog`] allows.
 #[derive(Debug)]
 pub struct EchoRequestHandler<T> {
-    parse_error_reply: Option<T>,
+    /// As it is, and as a line.
+    parse_error_replies: Option<[T; 2]>,
     answer_invalid: AtomicBool,
-    /// What is told of the requests; it can be changed while the server runs.
+    /// What is logged of the requests; it can be changed while the server runs.
     pub log: RequestLog,
 }
 
@@ -100,13 +105,13 @@ impl<T: EchoPacket> EchoRequestHandler<T> {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            parse_error_reply: T::parse_error_reply(),
+            parse_error_replies: T::parse_error_reply(false).zip(T::parse_error_reply(true)).map(<[T; 2]>::from),
             answer_invalid: AtomicBool::new(true),
             log: RequestLog::default(),
         }
     }
 
-    /// Whether a datagram that is no packet gets an error reply (as at first), or none.
+    /// Sets whether a datagram that is not a packet gets an error reply, as it does at first.
     pub fn answer_invalid(&self, answer: bool) {
         self.answer_invalid.store(answer, Relaxed);
     }
@@ -124,22 +129,23 @@ where
     P: DatagramProtocol<Sent = T, Received = T>,
 {
     async fn handle(&self, client: Client<P>, mut requests: Requests<P>) -> Result<(), HandlerError> {
-        let bytes = requests.datagram().map_or(0, Bytes::len);
-        if requests.datagram().is_some_and(|datagram| T::is_parse_error_reply(datagram)) {
+        let Some(datagram) = requests.datagram() else { return Ok(()) };
+        if T::is_parse_error_reply(datagram) {
             client.drop_request(DropReason::OwnError);
             return Ok(());
         }
+        let bytes = datagram.len();
+        // Shares the bytes; what becomes a packet is not kept.
+        let datagram = datagram.clone();
         match requests.next().await {
             Some(Ok(packet)) => {
+                drop(datagram);
                 self.log.packet(&client, bytes, &packet);
                 client.send_packet(packet).await?;
             }
             Some(Err(error)) => {
-                self.log.invalid(&client, bytes, &error);
-                match &self.parse_error_reply {
-                    Some(reply) if self.answer_invalid.load(Relaxed) => client.send_error_reply(reply.clone()).await?,
-                    _ => client.drop_request(DropReason::Invalid),
-                }
+                let dropped = self.reply_to_invalid(&client, &datagram).await?;
+                self.log.invalid(&client, &datagram, &error, dropped);
             }
             None => {}
         }
@@ -147,9 +153,32 @@ where
     }
 }
 
-/// The line `127.0.0.1 sent {...}` of each request: whether, how long and how often.
+impl<T: EchoPacket + Clone> EchoRequestHandler<T> {
+    /// Sends the error reply, or returns why there is none.
+    async fn reply_to_invalid<P>(
+        &self,
+        client: &Client<P>,
+        datagram: &[u8],
+    ) -> Result<Option<DropReason>, SendPacketError>
+    where
+        P: DatagramProtocol<Sent = T, Received = T>,
+    {
+        let Some([reply, line]) = self.parse_error_replies.as_ref().filter(|_| self.answer_invalid.load(Relaxed))
+        else {
+            client.drop_request(DropReason::Invalid);
+            return Ok(Some(DropReason::Invalid));
+        };
+        let reply = if datagram.ends_with(b"\n") { line } else { reply };
+        let sent = client.send_error_reply(reply.clone()).await?;
+        Ok((!sent).then_some(DropReason::ErrorLimit))
+    }
+}
+
+/// The line `127.0.0.1 sent {...}` of each request: whether, how long and how often. A request that was not a packet has the
+/// line `192.0.2.7:41000 sent an invalid packet (expected value at line 1 column 1): ...`, which says so when it got no reply.
 ///
-/// The event has the fields `peer_address`, `peer_port`, `local_address`, `local_port` and `bytes`. Requests beyond the rate are counted ([`Stats::unlogged`](crate::ledger::Stats::unlogged)).
+/// The event has the fields `peer_address`, `peer_port`, `local_address`, `local_port` and `bytes`. Requests beyond the rate
+/// are counted ([`Stats::unlogged`](crate::ledger::Stats::unlogged)).
 #[derive(Debug)]
 pub struct RequestLog {
     enabled: AtomicBool,
@@ -196,15 +225,29 @@ impl RequestLog {
     fn packet<P, T: EchoPacket>(&self, client: &Client<P>, bytes: usize, packet: &T) {
         if self.may_tell(client) {
             let line = packet.line(self.max_payload.load(Relaxed));
-            tell(client, bytes, format_args!("{line}"));
+            tell(client, bytes, format_args!("{} sent {line}", client.peer().ip()));
         }
     }
 
-    fn invalid<P>(&self, client: &Client<P>, bytes: usize, error: &DatagramProtocolParseError) {
+    fn invalid<P>(
+        &self,
+        client: &Client<P>,
+        datagram: &[u8],
+        error: &DatagramProtocolParseError,
+        dropped: Option<DropReason>,
+    ) {
         if self.may_tell(client) {
             let error = error.to_string();
             let reason = Printable::raw(error.as_bytes()).limit(REASON_LENGTH);
-            tell(client, bytes, format_args!("an invalid packet: {reason}"));
+            let payload = Printable::raw(datagram).limit(self.max_payload.load(Relaxed));
+            let outcome = match dropped {
+                None => "",
+                Some(DropReason::ErrorLimit) => ", over the limit of error replies",
+                Some(_) => ", no reply",
+            };
+            let peer = client.peer();
+            let line = format_args!("{peer} sent an invalid packet{outcome} ({reason}): {payload}");
+            tell(client, datagram.len(), line);
         }
     }
 
@@ -220,7 +263,7 @@ impl RequestLog {
     }
 }
 
-fn tell<P>(client: &Client<P>, bytes: usize, what: std::fmt::Arguments<'_>) {
+fn tell<P>(client: &Client<P>, bytes: usize, line: std::fmt::Arguments<'_>) {
     let (peer, local) = (client.peer(), client.asked());
     tracing::info!(
         target: RequestLog::TARGET,
@@ -229,8 +272,7 @@ fn tell<P>(client: &Client<P>, bytes: usize, what: std::fmt::Arguments<'_>) {
         local_address = %local.ip(),
         local_port = local.port(),
         bytes,
-        "{} sent {what}",
-        peer.ip(),
+        "{line}",
     );
 }
 
@@ -241,10 +283,14 @@ mod tests {
 
     #[test]
     fn the_own_error_reply_is_known_in_every_form_that_it_is_sent_in() {
-        let raw = RawJsonProtocol::default().make_datagram(RawJson::parse_error_reply().unwrap()).unwrap();
-        assert!(RawJson::is_parse_error_reply(&raw));
-        let value = JsonProtocol::default().make_datagram(Value::parse_error_reply().unwrap()).unwrap();
-        assert!(Value::is_parse_error_reply(&value));
-        assert!(!Bytes::is_parse_error_reply(&raw) && Bytes::parse_error_reply().is_none());
+        for as_line in [false, true] {
+            let raw = RawJsonProtocol::default().make_datagram(RawJson::parse_error_reply(as_line).unwrap()).unwrap();
+            assert_eq!((raw.len(), raw.ends_with(b"\n")), (45 + usize::from(as_line), as_line));
+            assert!(RawJson::is_parse_error_reply(&raw) && Value::is_parse_error_reply(&raw));
+            assert!(!RawJson::is_parse_error_reply(&[&raw[..], b"\n\n"].concat()));
+            let value = JsonProtocol::default().make_datagram(Value::parse_error_reply(as_line).unwrap()).unwrap();
+            assert!(RawJson::is_parse_error_reply(&value) && Value::is_parse_error_reply(&value));
+            assert!(!Bytes::is_parse_error_reply(&raw) && Bytes::parse_error_reply(as_line).is_none());
+        }
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::Station;
 use crate::protocol::{DatagramProtocol, DatagramProtocolParseError};
 
-/// What one client sends while its handler runs.
+/// The packets that one client sends while its handler runs.
 ///
 /// Packets are parsed where they are awaited, so that a parse error arrives there.
 pub struct Requests<P> {
@@ -41,7 +41,7 @@ impl<P> Requests<P> {
 }
 
 impl<P: DatagramProtocol> Requests<P> {
-    /// The next packet of this client, or the error of a datagram that is none; `None` once the server is closing.
+    /// The next packet of this client, or the error of an invalid one; `None` once the server is closing.
     ///
     /// Cancel-safe: a packet is lost only by being returned.
     pub async fn next(&mut self) -> Option<Result<P::Received, DatagramProtocolParseError>> {
@@ -52,7 +52,7 @@ impl<P: DatagramProtocol> Requests<P> {
         Some(self.inbox.station.protocol.build_packet(datagram))
     }
 
-    /// The next packet as of [`next`](Self::next), or `None` when none came within this time.
+    /// The next packet like [`next`](Self::next), or `None` if none arrives within this time.
     ///
     /// # Panics
     /// On a runtime whose timer is not enabled.
@@ -70,7 +70,7 @@ pub(crate) struct Inbox<P> {
     state: Mutex<State>,
 }
 
-/// How much may wait for handlers that wait.
+/// Limits on what may wait for handlers that wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLimits {
     /// Datagrams of one client.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{DeserializeError, SerializeError, Serializer};
 
-/// JSON of any serde type: sends a `S`, receives a `R`; [`serde_json::Value`] unless you say otherwise.
+/// JSON of any serde type: sends an `S`, receives an `R`; [`serde_json::Value`] unless you say otherwise.
 ///
 /// What is sent is compact: no blanks between tokens.
 pub struct JsonSerializer<S = Value, R = S>(PhantomData<fn(S) -> R>);

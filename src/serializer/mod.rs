@@ -13,7 +13,7 @@ pub use json::{JsonSerializer, RawJson, RawJsonSerializer};
 
 /// Turns a packet into the bytes of a datagram, and back.
 ///
-/// One of your own takes a few lines:
+/// Your own takes a few lines:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -35,9 +35,9 @@ pub use json::{JsonSerializer, RawJson, RawJsonSerializer};
 /// }
 /// ```
 pub trait Serializer {
-    /// What is sent.
+    /// The packets that are sent.
     type Sent;
-    /// What is received.
+    /// The packets that are received.
     type Received;
 
     /// The bytes of a packet.
@@ -82,7 +82,7 @@ impl SerializeError {
     }
 }
 
-/// Bytes that are not a packet: what was wrong, and where.
+/// Bytes that are not a valid packet: what was wrong, and where.
 #[derive(Debug)]
 pub struct DeserializeError(Fault);
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_ones_own_says_where() {
+    fn a_custom_error_says_where() {
         let error = DeserializeError::at(2, 7, "unknown verb");
         assert_eq!(error.to_string(), "unknown verb at line 2 column 7");
         assert_eq!((error.line(), error.column()), (Some(2), Some(7)));

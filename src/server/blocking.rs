@@ -1,23 +1,21 @@
 //! The server for programs without a runtime: the asynchronous one, driven on this thread or in the background.
 
-use std::future::{Future, poll_fn};
-use std::net::{SocketAddr, UdpSocket};
-use std::pin::{Pin, pin};
+use std::convert::Infallible;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
+use futures_util::future::select;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::{Phase, ServeError, ServerHandle, ServerOptions};
+use super::park::{wait, wait_until};
+use super::{Phase, ServeError, ServerHandle};
 use crate::handler::DatagramRequestHandler;
 use crate::protocol::DatagramProtocol;
 use crate::socket::BindError;
-
-/// The pause before a thread is looked at again, and woken again: the first, and the longest.
-const JOIN_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// A UDP server that blocks the thread it serves on.
 pub struct UdpServer<P, H>(super::UdpServer<P, H>);
@@ -29,12 +27,13 @@ impl<P, H> From<super::UdpServer<P, H>> for UdpServer<P, H> {
 }
 
 impl<P, H> UdpServer<P, H> {
-    /// Binds one address, for one worker; [`ServerOptions`] and `From` give more.
+    /// Binds an address such as `"[::1]:9000"`, for one worker. For more, make the server of
+    /// [`ServerOptions`](super::ServerOptions), and this one [`From`] it.
     ///
     /// # Errors
-    /// The socket could not be had.
-    pub fn bind(address: SocketAddr, protocol: P, handler: H) -> Result<Self, BindError> {
-        ServerOptions::new().listen(address).bind(protocol, handler).map(Self)
+    /// Those of the asynchronous [`bind`](super::UdpServer::bind), which also says how names are treated.
+    pub fn bind(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError> {
+        super::UdpServer::bind(address, protocol, handler).map(Self)
     }
 
     /// Serves a socket that is bound already.
@@ -57,7 +56,7 @@ impl<P, H> UdpServer<P, H> {
         self.0.handler()
     }
 
-    /// What to ask and stop the server with, from any thread.
+    /// A handle to ask and stop the server with, from any thread.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         self.0.handle()
@@ -69,63 +68,78 @@ where
     P: DatagramProtocol + Send + Sync + 'static,
     H: DatagramRequestHandler<P> + Send + Sync + 'static,
 {
-    /// Serves on this thread until [`ServerHandle::shutdown`] is called from another.
+    /// Serves until [`ServerHandle::shutdown`] is called from another thread.
+    ///
+    /// Serves on this thread, or, where it is in a tokio runtime, on a new one; it blocks this one all the same. In an
+    /// asynchronous program use the asynchronous server, or [`start`](Self::start).
     ///
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve).
-    ///
-    /// # Panics
-    /// On a thread that drives a tokio runtime: use the asynchronous server there.
     pub fn serve(self) -> Result<(), ServeError> {
-        self.0.serve_blocking()
+        match Handle::try_current() {
+            Err(_) => self.0.serve_blocking(),
+            // A runtime's thread cannot drive another runtime.
+            Ok(_) => self.spawn()?.join(),
+        }
     }
 
-    /// Serves on a thread of its own; returns once the server is up.
+    /// Serves on a new thread; returns once the server is up, or has been shut down while the handler was starting.
+    ///
+    /// It blocks this thread for as long as the handler's `start` takes, and may be called in a runtime.
     ///
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve) that keep the server from coming up.
-    ///
-    /// # Panics
-    /// On a thread that drives a tokio runtime.
     pub fn start(self) -> Result<BackgroundServer, ServeError> {
-        let handle = self.handle();
-        let (ending, mut ended) = oneshot::channel::<()>();
-        let serve = move || {
-            let _ending = ending;
-            self.serve()
-        };
-        let thread = thread::Builder::new().name("worker-1".into()).spawn(serve).map_err(ServeError::StartWorker)?;
-        let mut server = BackgroundServer { handle: handle.clone(), thread: Some(thread) };
-        // Nothing but the two is waited for, so this runtime needs no events.
-        let waiting = Builder::new_current_thread().build().map_err(ServeError::StartWorker)?;
-        let mut up = pin!(handle.reached(Phase::Serving));
-        waiting.block_on(poll_fn(|context| match Pin::new(&mut ended).poll(context) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => up.as_mut().poll(context),
-        }));
+        let mut server = self.spawn()?;
+        let handle = server.handle.clone();
+        let serving = pin!(handle.reached(Phase::Serving));
+        wait(select(serving, &mut server.ended));
         if handle.phase() != Phase::Serving {
             // It failed, or was asked to stop before it served.
             server.wait()?;
         }
         Ok(server)
     }
+
+    fn spawn(self) -> Result<BackgroundServer, ServeError> {
+        let handle = self.handle();
+        let (ending, ended) = oneshot::channel();
+        let serve = move || {
+            let _ending = ending;
+            self.0.serve_blocking()
+        };
+        let thread = thread::Builder::new().name("worker-1".into()).spawn(serve).map_err(ServeError::StartWorker)?;
+        Ok(BackgroundServer { handle, ended, thread: Some(thread) })
+    }
 }
 
-/// A server on a thread of its own; dropping it stops the server and waits for it.
+/// A server on its own thread; dropping it stops the server and waits until it has stopped.
 #[derive(Debug)]
 pub struct BackgroundServer {
     handle: ServerHandle,
+    /// Closed when the thread is about to end.
+    ended: oneshot::Receiver<Infallible>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
 impl BackgroundServer {
-    /// What to ask and stop the server with.
+    /// A handle to ask and stop the server with.
     #[must_use]
     pub fn handle(&self) -> &ServerHandle {
         &self.handle
     }
 
-    /// Waits until the server has stopped.
+    /// Shuts the server down and waits until it has stopped.
+    ///
+    /// # Errors
+    /// Those of [`serve`](super::UdpServer::serve).
+    pub fn stop(self) -> Result<(), ServeError> {
+        self.handle.shutdown();
+        self.join()
+    }
+
+    /// Waits until the server has stopped, forever unless something calls [`ServerHandle::shutdown`];
+    /// [`stop`](Self::stop) does both.
     ///
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve).
@@ -133,22 +147,13 @@ impl BackgroundServer {
         self.wait()
     }
 
-    /// Waits until a server that was asked to stop has stopped, but not longer than this: `None` then, and its thread
-    /// is left to itself. Meanwhile the loops are woken again, should an earlier wake have failed.
-    ///
-    /// # Errors
-    /// Those of [`serve`](super::UdpServer::serve).
-    pub fn join_timeout(mut self, timeout: Duration) -> Option<Result<(), ServeError>> {
-        let deadline = Instant::now() + timeout;
-        let mut pause = JOIN_PAUSES.0;
-        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            if Instant::now() >= deadline {
-                self.thread = None;
-                return None;
-            }
-            thread::sleep(pause);
-            pause = JOIN_PAUSES.1.min(2 * pause);
-            self.handle.ask_for_proof();
+    /// Waits at most this long until the server has stopped; `None` if it has not. The result is given once: after it,
+    /// there are no more errors.
+    pub fn join_timeout(&mut self, timeout: Duration) -> Option<Result<(), ServeError>> {
+        if self.thread.is_some()
+            && let Some(deadline) = Instant::now().checked_add(timeout)
+        {
+            let Err(_) = wait_until(deadline, &mut self.ended)?;
         }
         Some(self.wait())
     }
@@ -161,7 +166,7 @@ impl BackgroundServer {
 impl Drop for BackgroundServer {
     fn drop(&mut self) {
         self.handle.shutdown();
-        // Whoever wants to know joins.
+        // The error is for those who stop or join.
         let _ = self.wait();
     }
 }

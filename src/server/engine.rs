@@ -7,11 +7,12 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,11 @@ use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Gate};
-use crate::handler::{Client, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, Station};
+use crate::failure_chain::FailureChain;
+use crate::handler::{
+    AdmitErrorReply, Client, DropExamples, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests,
+    Station,
+};
 use crate::ledger::{Counters, DropReason, Stats};
 use crate::message;
 use crate::pace::Pace;
@@ -39,6 +44,7 @@ const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
 pub(crate) struct Surroundings {
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) examples: Arc<DropExamples>,
     pub(crate) closing: Arc<AtomicBool>,
     /// The address that the socket is bound to.
     pub(crate) bound: SocketAddr,
@@ -77,8 +83,14 @@ where
 {
     /// An engine on its own, as if its socket were bound to `bound`.
     pub fn new(protocol: P, admission: Arc<Admission>, bound: SocketAddr, make: M) -> Self {
-        let surroundings = Surroundings { admission, counters: Arc::default(), closing: Arc::default(), bound };
-        Self::within(surroundings, protocol.into(), make)
+        let around = Surroundings {
+            admission,
+            counters: Arc::default(),
+            examples: Arc::default(),
+            closing: Arc::default(),
+            bound,
+        };
+        Self::within(around, protocol.into(), make)
     }
 
     pub(crate) fn within(around: Surroundings, protocol: Arc<P>, make: M) -> Self {
@@ -87,6 +99,8 @@ where
             protocol,
             outbox: shared,
             counters: around.counters,
+            drops: DropLog::new(around.examples),
+            admit_error_reply: admit_error_reply(&around.admission),
             closing: around.closing,
             bound: around.bound,
             queued_bytes: 0.into(),
@@ -110,16 +124,13 @@ where
     pub fn receive(&mut self, datagrams: impl IntoIterator<Item = Datagram>, now: Instant) {
         let Self { outbox, core } = self;
         core.gate.begin(now);
-        let queued = outbox.queue.len();
         outbox.lend(|| datagrams.into_iter().for_each(|datagram| core.receive(datagram, now)));
-        core.limit_error_replies(&mut outbox.queue, queued);
     }
 
     /// Drives the handlers that wait and collects what was sent from elsewhere; ready when there was any progress.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self { outbox, core } = self;
         let mut progress = Poll::Pending;
-        let queued = outbox.queue.len();
         // All of it before any handler is polled, or a handler's replies could overtake each other.
         loop {
             while !outbox.is_full()
@@ -140,10 +151,6 @@ where
         if !outbox.queue.is_empty() {
             progress = Poll::Ready(());
         }
-        if outbox.queue[queued..].iter().any(|outgoing| outgoing.kind == OutgoingKind::ErrorReply) {
-            core.gate.begin(Instant::now());
-            core.limit_error_replies(&mut outbox.queue, queued);
-        }
         progress
     }
 
@@ -154,13 +161,13 @@ where
 
     /// The queue, and the counting of what becomes of it.
     pub(crate) fn sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(Sent<'_>)) {
-        let turn = &mut self.core.turn;
-        (&mut self.outbox.queue, |sent| count_sent(turn, &sent))
+        let core = &mut self.core;
+        (&mut self.outbox.queue, |sent| core.count_sent(&sent))
     }
 
     /// Counts what became of a datagram that was to be sent.
     pub fn sent(&mut self, sent: &Sent<'_>) {
-        count_sent(&mut self.core.turn, sent);
+        self.core.count_sent(sent);
     }
 
     pub(crate) fn count_receive_error(&mut self) {
@@ -205,25 +212,22 @@ where
         for waiting in std::mem::take(&mut self.core.waiting) {
             drop(catch_unwind(AssertUnwindSafe(|| drop(waiting))));
         }
-        for (_, inbox) in self.core.active.drain() {
+        for (key, inbox) in std::mem::take(&mut self.core.active) {
             while inbox.pop().is_some() {
-                self.core.turn.dropped.count(DropReason::HandlerBusy, 1);
+                self.core.drop_datagram(DropReason::HandlerBusy, key);
             }
         }
     }
 }
 
-fn count_sent(turn: &mut Stats, sent: &Sent<'_>) {
-    match sent {
-        Sent::Done(outgoing) => {
-            turn.sent_bytes += outgoing.payload.len() as u64;
-            match outgoing.kind {
-                OutgoingKind::Packet => turn.echoed += 1,
-                OutgoingKind::ErrorReply => turn.error_replies += 1,
-            }
-        }
-        Sent::Refused(..) => turn.dropped.count(DropReason::Send, 1),
-    }
+/// The judge of error replies, apart from the engine's own gate: handlers ask it while they are polled.
+fn admit_error_reply(admission: &Arc<Admission>) -> Box<AdmitErrorReply> {
+    let gate = Mutex::new(Gate::new(Arc::clone(admission)));
+    Box::new(move |peer, asked, now| {
+        let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.begin(now);
+        gate.admit_error_reply(peer, asked)
+    })
 }
 
 impl<P, M, F> Core<P, M, F>
@@ -235,38 +239,43 @@ where
     fn receive(&mut self, datagram: Datagram, now: Instant) {
         self.turn.received += 1;
         self.turn.received_bytes += datagram.payload.len() as u64;
+        let key = (datagram.peer, datagram.destination);
         if let Err(reason) = self.gate.admit(&datagram) {
-            self.turn.dropped.count(reason, 1);
+            self.drop_datagram(reason, key);
             return;
         }
-        let key = (datagram.peer, datagram.destination);
         if !self.active.is_empty()
             && let Some(inbox) = self.active.get(&key)
         {
             if !inbox.push(&datagram.payload, QUEUE) {
-                self.turn.dropped.count(DropReason::HandlerBusy, 1);
+                self.drop_datagram(DropReason::HandlerBusy, key);
             }
             return;
         }
         self.call(key, datagram.payload, now);
     }
 
-    /// Drops error replies beyond their rate from what was queued last.
-    fn limit_error_replies(&mut self, queue: &mut Vec<Outgoing>, from: usize) {
-        let mut at = 0;
-        queue.retain(|outgoing| {
-            at += 1;
-            if at <= from || outgoing.kind != OutgoingKind::ErrorReply {
-                return true;
-            }
-            match self.gate.admit_error_reply(outgoing.peer, outgoing.asked) {
-                Ok(()) => true,
-                Err(reason) => {
-                    self.turn.dropped.count(reason, 1);
-                    false
+    fn count_sent(&mut self, sent: &Sent<'_>) {
+        match sent {
+            Sent::Done(outgoing) => {
+                self.turn.sent_bytes += outgoing.payload.len() as u64;
+                match outgoing.kind {
+                    OutgoingKind::Packet => self.turn.echoed += 1,
+                    OutgoingKind::ErrorReply => self.turn.error_replies += 1,
                 }
             }
-        });
+            Sent::Refused(outgoing, error) => {
+                let no_room = error.kind() == io::ErrorKind::WouldBlock;
+                let reason = if no_room { DropReason::SendBuffer } else { DropReason::Send };
+                self.drop_datagram(reason, (outgoing.peer, outgoing.asked));
+            }
+        }
+    }
+
+    /// Counts and records a datagram that gets no reply.
+    fn drop_datagram(&mut self, reason: DropReason, (peer, asked): Key) {
+        self.turn.dropped.count(reason, 1);
+        self.station.drops.record(reason, peer, self.station.local(asked));
     }
 
     /// Calls the handler and polls it in place; keeps it when it waits. Says whether it was kept.
@@ -302,7 +311,7 @@ where
         let future = std::mem::replace(&mut self.slot, Box::pin(None));
         let inbox = self.renew_inbox();
         if self.waiting.len() >= WAITING {
-            self.turn.dropped.count(DropReason::HandlerBusy, 1);
+            self.drop_datagram(DropReason::HandlerBusy, key);
             inbox.close();
             drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
             return false;
@@ -349,15 +358,15 @@ where
         }
     }
 
-    fn finish(&mut self, (peer, _): Key, outcome: Outcome) {
+    fn finish(&mut self, key: Key, outcome: Outcome) {
         let failure = match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => FailureChain(&*error).to_string(),
             Err(panic) => format!("panic: {}", panic_message(&*panic)),
         };
-        self.turn.dropped.count(DropReason::HandlerFailed, 1);
+        self.drop_datagram(DropReason::HandlerFailed, key);
         if self.reports.allow(Instant::now()) {
-            let failure = Printable::raw(failure.as_bytes()).limit(512);
+            let (peer, failure) = (key.0, Printable::raw(failure.as_bytes()).limit(512));
             tracing::warn!(
                 message_id = message::HANDLER_FAILED,
                 peer_address = %peer.ip(),

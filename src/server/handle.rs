@@ -1,18 +1,19 @@
-//! What the outside holds of a server: where it listens, whether it serves, its counters, and how to stop it.
+//! The outside's view of a server: where it listens, whether it serves, its counters, and how to stop it.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::task::Waker;
+use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
+use super::pulse::Pulse;
 use crate::admission::{Admission, Policy};
-use crate::ledger::{Counters, Stats};
+use crate::handler::DropExamples;
+use crate::ledger::{Counters, DropReason, Stats};
 use crate::socket::{BoundSocket, Families, kernel_drops};
 
 /// An address that a server listens on.
@@ -21,19 +22,26 @@ use crate::socket::{BoundSocket, Families, kernel_drops};
 pub struct Listener {
     /// The address, with the real port.
     pub address: SocketAddr,
-    /// Which families it answers.
+    /// The families that it answers.
     pub families: Families,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,
+    /// Bytes of send buffer that the kernel granted.
+    pub send_buffer: usize,
 }
 
 impl From<&BoundSocket> for Listener {
     fn from(bound: &BoundSocket) -> Self {
-        Self { address: bound.address, families: bound.families, receive_buffer: bound.receive_buffer }
+        Self {
+            address: bound.address,
+            families: bound.families,
+            receive_buffer: bound.receive_buffer,
+            send_buffer: bound.send_buffer,
+        }
     }
 }
 
-/// How far a server has come; it never goes back.
+/// The progress of a server; it never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Bound, not receiving yet.
@@ -42,67 +50,44 @@ pub enum Phase {
     Serving,
     /// Asked to stop.
     Closing,
-    /// Every socket is closed.
+    /// Every socket is closed, and the handler has stopped.
     Stopped,
 }
 
-/// What the workers and the handles of a server share.
+/// The state that the workers and the handles of a server share.
 pub(super) struct Shared {
     pub(super) listeners: Vec<Listener>,
     pub(super) admission: Arc<Admission>,
+    pub(super) examples: Arc<DropExamples>,
     pub(super) closing: Arc<AtomicBool>,
+    /// The time that handlers which wait have left once the server closes.
+    pub(super) grace: Duration,
     phase: watch::Sender<Phase>,
     watched: OnceLock<Vec<Watched>>,
     /// Sockets that are not received from yet.
     idle: AtomicUsize,
-    /// Sockets that are open.
+    /// Holds on the server: its open sockets, and its handler.
     open: AtomicUsize,
 }
 
-/// What the outside sees of one socket.
+/// A socket, as the outside sees it.
 pub(super) struct Watched {
     pub(super) socket: Weak<UdpSocket>,
     pub(super) counters: Arc<Counters>,
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for
-/// datagrams.
-#[derive(Default)]
-pub(super) struct Pulse {
-    asked: AtomicBool,
-    proofs: AtomicU64,
-    waker: AtomicWaker,
-}
+/// Held with each open socket of a server, and by what stops its handler.
+pub(super) struct OpenGuard(Arc<Shared>);
 
-impl Pulse {
-    fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
-        let Some(waker) = self.waker.take() else { return };
-        // tokio panics where it cannot wake a loop; whoever asks again tries again.
-        if catch_unwind(AssertUnwindSafe(|| waker.wake_by_ref())).is_err() {
-            self.waker.register(&waker);
-        }
-    }
-
-    /// Whether the loop is asked; it is woken with this when it will be.
-    pub(super) fn poll_asked(&self, waker: &Waker) -> bool {
-        self.waker.register(waker);
-        self.asked.load(Ordering::Acquire)
-    }
-
-    /// The loop could ask its socket.
-    pub(super) fn prove(&self) {
-        if self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel) {
-            self.proofs.fetch_add(1, Ordering::Relaxed);
-        }
+impl OpenGuard {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
     }
 }
 
-/// Held with each open socket of a server.
-pub(super) struct Open(pub(super) Arc<Shared>);
-
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.advance(Phase::Stopped);
@@ -111,15 +96,17 @@ impl Drop for Open {
 }
 
 impl Shared {
-    pub(super) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize, grace: Duration) -> Self {
         Self {
             listeners,
             admission: admission.into(),
+            examples: Arc::default(),
             closing: Arc::default(),
+            grace,
             phase: watch::Sender::new(Phase::Bound),
             watched: OnceLock::new(),
             idle: sockets.into(),
-            open: sockets.into(),
+            open: AtomicUsize::new(0),
         }
     }
 
@@ -139,9 +126,19 @@ impl Shared {
         }
     }
 
+    /// Closes the server, and wakes its loops in two ways: one of them may fail.
     pub(super) fn shutdown(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.advance(Phase::Closing);
+        self.wake();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        self.watched().iter().for_each(|watched| watched.pulse.wake());
     }
 
     /// Ready once the server closes.
@@ -159,8 +156,7 @@ impl Shared {
                 later
             })
         };
-        // tokio panics where it cannot wake a loop (a `write(2)` to its eventfd that fails). The phase has changed by
-        // then, and the loop sees it when it is woken again, for a proof say.
+        // The phase is another even where a waker of somebody who waits for it panics.
         let _ = catch_unwind(AssertUnwindSafe(advance));
     }
 }
@@ -185,38 +181,45 @@ impl ServerHandle {
         Self(shared)
     }
 
-    /// What it listens on.
+    /// The addresses that it listens on.
     #[must_use]
     pub fn listeners(&self) -> &[Listener] {
         &self.0.listeners
     }
 
-    /// How far it has come.
+    /// The phase that it has reached.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.0.phase.borrow()
     }
 
-    /// Whether every socket is being received from.
+    /// Returns whether every socket is being received from.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.phase() == Phase::Serving
     }
 
-    /// Asks the server to stop: batches in hand are finished, handlers that wait have a second to end.
+    /// Asks the server to stop: a handler that is still starting is interrupted, batches in hand are finished, and
+    /// handlers that wait have the [grace](super::ServerOptions::shutdown_grace) to end. Never panics.
     pub fn shutdown(&self) {
         self.0.shutdown();
     }
 
-    /// Changes who is answered and how often, at once.
+    /// Wakes every loop again. For a [`shutdown`](Self::shutdown) that shows no effect: its own wake-ups are system
+    /// calls (`write(2)` to an eventfd), which can fail.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
+
+    /// Changes which sources get a reply and how often, at once.
     pub fn set_policy(&self, policy: &Policy) {
         self.0.admission.set_policy(policy);
     }
 
-    /// A source that was over its rate: at most one in 30 s, and none twice.
+    /// Takes an example of those who got no reply for this reason: the first since this was last called.
     #[must_use]
-    pub fn take_limited(&self) -> Option<IpAddr> {
-        self.0.admission.take_limited()
+    pub fn take_dropped_example(&self, reason: DropReason) -> Option<SocketAddr> {
+        self.0.examples.take(reason)
     }
 
     /// Waits until the server has come this far, or further.
@@ -229,10 +232,10 @@ impl ServerHandle {
         self.0.watched().iter().for_each(|watched| watched.pulse.ask());
     }
 
-    /// How many proofs each loop has given, one for each time that it was asked and could.
+    /// The number of proofs that each loop has given, one for each time that it was asked and could.
     #[must_use]
     pub fn proofs(&self) -> Vec<u64> {
-        self.0.watched().iter().map(|watched| watched.pulse.proofs.load(Ordering::Relaxed)).collect()
+        self.0.watched().iter().map(|watched| watched.pulse.proofs()).collect()
     }
 
     /// The counters of all workers together.
@@ -246,5 +249,41 @@ impl ServerHandle {
             stats += counters.snapshot();
         }
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    /// A waker whose system call fails, as tokio's may.
+    struct Failing;
+
+    impl Wake for Failing {
+        fn wake(self: Arc<Self>) {
+            panic!("failed to wake the loop");
+        }
+    }
+
+    #[test]
+    fn wakers_that_panic_do_not_keep_a_server_from_being_shut_down() {
+        let admission = Admission::new([], &Policy::open());
+        let server = ServerHandle::new(Shared::new(Vec::new(), admission, 1, Duration::ZERO).into());
+        let pulse = Arc::<Pulse>::default();
+        let watched = Watched { socket: Weak::new(), counters: Arc::default(), pulse: Arc::clone(&pulse) };
+        server.0.watch([watched].into_iter());
+        let waker = Arc::new(Failing).into();
+        let mut closing = pin!(server.0.closing());
+        assert!(closing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        pulse.poll_asked(&waker);
+        server.shutdown();
+        pulse.poll_asked(&waker);
+        server.ask_for_proof();
+        pulse.poll_asked(&waker);
+        server.wake();
+        assert_eq!(server.phase(), Phase::Closing);
     }
 }

@@ -1,72 +1,46 @@
 //! Serves a handler on UDP sockets: binds them, runs a worker on each, closes and counts.
 //!
-//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has a thread,
-//! a runtime and sockets of its own. Knows no settings file and no service manager.
+//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has its
+//! own thread, runtime and sockets. Knows no settings file and no service manager.
 
+mod backlog;
 pub mod blocking;
-mod drive;
 pub mod engine;
 mod handle;
+mod lifecycle;
 mod options;
+mod park;
+mod pulse;
+mod runtime;
 mod worker;
+mod workers;
 
-use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
-
-use futures_util::future::join_all;
-use tokio::sync::oneshot;
 
 pub use handle::{Listener, Phase, ServerHandle};
 pub use options::ServerOptions;
 
-use self::engine::{Engine, Surroundings};
-use self::handle::{Open, Pulse, Shared, Watched};
-use self::worker::Worker;
-use crate::admission::{Admission, Policy};
+use self::handle::{OpenGuard, Shared, Watched};
+use self::lifecycle::Lifecycle;
+use self::options::{BoundSockets, bind_first};
+use self::workers::{Served, Service};
+use crate::admission::Admission;
 use crate::handler::{DatagramRequestHandler, HandlerError};
-use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
-use crate::socket::{self, BindError, BoundSocket};
+use crate::socket::{self, BindError};
 
 /// A UDP server: sockets that are bound, a protocol and a handler.
 pub struct UdpServer<P, H> {
     /// For each worker its sockets.
     workers: Vec<Vec<Served>>,
-    protocol: Arc<P>,
-    handler: Arc<H>,
-    shared: Arc<Shared>,
+    service: Service<P, H>,
+    open: OpenGuard,
 }
 
-/// Says how a worker on another thread ended.
-type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
-
-/// A server whose workers have been started.
-struct Split {
-    /// What the first worker serves, here.
-    here: Vec<Served>,
-    elsewhere: Vec<WorkerEnd>,
-    /// Whether all of them are there.
-    started: Result<(), ServeError>,
-}
-
-/// A socket with the counters of the worker that serves it.
-struct Served {
-    socket: Arc<UdpSocket>,
-    address: SocketAddr,
-    ipv6_socket: bool,
-    counters: Arc<Counters>,
-    pulse: Arc<Pulse>,
-    /// Whether it has been received from.
-    begun: AtomicBool,
-    _open: Open,
-}
-
-/// A server that could not start, or did not end as asked.
+/// The reason why a server could not start, or did not end as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -78,24 +52,27 @@ pub enum ServeError {
     Watch {
         /// The socket's address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A worker's thread or runtime could not be started.
     #[error("start a worker")]
     StartWorker(#[source] io::Error),
-    /// A worker ended by a panic of its own, not of a handler.
+    /// A worker panicked outside the handler's `handle`: in tokio, or in its `start` or `stop`.
     #[error("a worker panicked")]
     WorkerPanicked,
 }
 
 impl<P, H> UdpServer<P, H> {
-    /// Binds one address, for one worker; see [`ServerOptions`] for more.
+    /// Binds an address such as `"[::1]:9000"`, for one worker; [`ServerOptions`] has more.
+    ///
+    /// Of several addresses (those of a name, say) the first that can be bound is bound, as [`UdpSocket::bind`] does.
+    /// Resolving a name blocks the thread.
     ///
     /// # Errors
-    /// The socket could not be had.
-    pub fn bind(address: SocketAddr, protocol: P, handler: H) -> Result<Self, BindError> {
-        ServerOptions::new().listen(address).bind(protocol, handler)
+    /// The name has no address, or the socket of the last one could not be created or bound.
+    pub fn bind(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError> {
+        Ok(Self::new(bind_first(address)?, protocol, handler))
     }
 
     /// Serves a socket that is bound already.
@@ -106,32 +83,30 @@ impl<P, H> UdpServer<P, H> {
         ServerOptions::new().socket(socket).bind(protocol, handler)
     }
 
-    fn new(listeners: Vec<Listener>, workers: Vec<Vec<BoundSocket>>, policy: &Policy, protocol: P, handler: H) -> Self {
-        let admission = Admission::new(listeners.iter().map(|listener| listener.address.port()), policy);
-        let shared = Arc::new(Shared::new(listeners, admission, workers.iter().map(Vec::len).sum()));
-        let serve = |bound: BoundSocket| Served {
-            ipv6_socket: bound.families.ipv6_socket(),
-            address: bound.address,
-            counters: Counters::beyond(socket::kernel_drops(bound.socket.as_fd()).unwrap_or(0)).into(),
-            socket: bound.socket.into(),
-            pulse: Arc::default(),
-            begun: AtomicBool::default(),
-            _open: Open(Arc::clone(&shared)),
+    fn new(bound: BoundSockets, protocol: P, handler: H) -> Self {
+        let BoundSockets { listeners, workers, policy, grace } = bound;
+        let ports = listeners.iter().map(|listener| listener.address.port());
+        let admission = match socket::client_ports() {
+            Some(client_ports) => Admission::with_client_ports(ports, &client_ports, &policy),
+            None => Admission::new(ports, &policy),
         };
-        let workers: Vec<Vec<Served>> =
-            workers.into_iter().map(|sockets| sockets.into_iter().map(serve).collect()).collect();
+        let sockets = workers.iter().map(Vec::len).sum();
+        let shared = Arc::new(Shared::new(listeners, admission, sockets, grace));
+        let serve = |sockets: Vec<_>| sockets.into_iter().map(|bound| Served::new(bound, &shared)).collect();
+        let workers: Vec<Vec<Served>> = workers.into_iter().map(serve).collect();
         shared.watch(workers.iter().flatten().map(|served| Watched {
             socket: Arc::downgrade(&served.socket),
             counters: Arc::clone(&served.counters),
             pulse: Arc::clone(&served.pulse),
         }));
-        Self { workers, protocol: protocol.into(), handler: handler.into(), shared }
+        let open = OpenGuard::new(&shared);
+        Self { workers, service: Service { protocol: protocol.into(), handler: handler.into(), shared }, open }
     }
 
     /// The addresses it listens on, with their real ports.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.shared.listeners.iter().map(|listener| listener.address).collect()
+        self.service.shared.listeners.iter().map(|listener| listener.address).collect()
     }
 
     /// Its sockets, one or more an address.
@@ -139,22 +114,22 @@ impl<P, H> UdpServer<P, H> {
         self.workers.iter().flatten().map(|served| (served.address, served.socket.as_fd()))
     }
 
-    /// How many workers it has: as many as were asked for, unless there are fewer sockets.
+    /// The number of workers: as many as were asked for, unless there are fewer sockets.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// What to ask and stop the server with while it serves; it can be cloned and sent.
+    /// A handle to ask and stop the server with while it serves; it can be cloned and sent.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.shared))
+        ServerHandle::new(Arc::clone(&self.service.shared))
     }
 
     /// The handler.
     #[must_use]
     pub fn handler(&self) -> &Arc<H> {
-        &self.handler
+        &self.service.handler
     }
 }
 
@@ -163,113 +138,34 @@ where
     P: DatagramProtocol + Send + Sync + 'static,
     H: DatagramRequestHandler<P> + Send + Sync + 'static,
 {
-    /// Serves until [`ServerHandle::shutdown`] is called; dropping the future shuts down too, without the handler's
-    /// `stop`.
+    /// Serves until [`ServerHandle::shutdown`] is called: runs the handler's
+    /// [`start`](DatagramRequestHandler::start), the workers, and the handler's [`stop`](DatagramRequestHandler::stop).
     ///
     /// Needs a tokio runtime with I/O and time enabled.
     ///
+    /// Dropping the future (in a `select!`, by a timeout) shuts down too: at once, without the grace for handlers that
+    /// wait on this task. The handler's `stop` then runs after the other workers have ended, on a thread of the
+    /// runtime's blocking pool (outside a runtime: on a new thread), with a small runtime around it.
+    /// [`ServerHandle::reached`] with [`Phase::Stopped`] waits for that, and so does a runtime that is dropped.
+    ///
     /// # Errors
     /// It could not start, or a worker ended by a panic. A failing socket or handler is no error: those are counted.
-    pub async fn serve(mut self) -> Result<(), ServeError> {
-        self.handler.start().await.map_err(ServeError::StartHandler)?;
-        let _stop = StopOnDrop(self.handle());
-        let Split { here, elsewhere, started } = self.split();
-        let mut ran = match started {
-            Ok(()) => self.run_worker(&here).await,
+    pub async fn serve(self) -> Result<(), ServeError> {
+        let mut life = Lifecycle::new(self);
+        let ran = match life.begin().await {
+            Ok(()) => life.service.run_worker(&life.here).await,
             Err(failure) => Err(failure),
         };
-        self.shared.shutdown();
-        for ended in elsewhere {
-            ran = ran.and(ended.await.unwrap_or(Err(ServeError::WorkerPanicked)));
-        }
-        self.handler.stop().await;
-        ran
+        life.end(ran).await
     }
 
-    /// Starts all workers but the first.
-    fn split(&mut self) -> Split {
-        let mut workers = std::mem::take(&mut self.workers).into_iter();
-        let mut split = Split { here: workers.next().unwrap_or_default(), elsewhere: Vec::new(), started: Ok(()) };
-        for (number, sockets) in workers.enumerate() {
-            match self.spawn_worker(number + 2, sockets) {
-                Ok(end) => split.elsewhere.push(end),
-                Err(failure) => {
-                    split.started = Err(failure);
-                    break;
-                }
-            }
-        }
-        split
-    }
-
-    /// Runs a worker on a thread of its own.
-    fn spawn_worker(&self, number: usize, sockets: Vec<Served>) -> Result<WorkerEnd, ServeError> {
-        let worker = Self {
-            workers: Vec::new(),
-            protocol: Arc::clone(&self.protocol),
-            handler: Arc::clone(&self.handler),
-            shared: Arc::clone(&self.shared),
-        };
-        let (done, ended) = oneshot::channel();
-        thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                let _stop = StopOnDrop(worker.handle());
-                let ran = worker.drive(&sockets);
-                // Closed before the server says that it has ended.
-                drop(sockets);
-                // Nobody waits for it when `serve` was dropped.
-                let _ = done.send(ran);
-            })
-            .map_err(ServeError::StartWorker)?;
-        Ok(ended)
-    }
-
-    /// Serves some sockets on this task until the server closes.
-    async fn run_worker(&self, sockets: &[Served]) -> Result<(), ServeError> {
-        let loops =
-            sockets.iter().map(|served| self.serve_socket(served, sockets.len() > 1)).collect::<Result<Vec<_>, _>>()?;
-        join_all(loops).await;
-        Ok(())
-    }
-
-    fn serve_socket(&self, served: &Served, has_siblings: bool) -> Result<impl Future<Output = ()>, ServeError> {
-        let handler = &*self.handler;
-        let surroundings = Surroundings {
-            admission: Arc::clone(&self.shared.admission),
-            counters: Arc::clone(&served.counters),
-            closing: Arc::clone(&self.shared.closing),
-            bound: served.address,
-        };
-        let engine = Engine::within(surroundings, Arc::clone(&self.protocol), |client, requests| {
-            handler.handle(client, requests)
-        });
-        let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket, has_siblings)
-            .map_err(|source| ServeError::Watch { address: served.address, source })?;
-        Ok(async move {
-            if !served.begun.swap(true, Relaxed) {
-                self.shared.now_serving();
-            }
-            worker.run(&served.pulse, self.shared.closing()).await;
-            served.remember_kernel_drops();
-        })
-    }
-}
-
-impl Served {
-    /// The kernel's count is gone with the socket.
-    fn remember_kernel_drops(&self) {
-        if let Ok(drops) = socket::kernel_drops(self.socket.as_fd()) {
-            self.counters.set_kernel_drops(drops);
-        }
-    }
-}
-
-/// Ends the other workers when one is gone.
-struct StopOnDrop(ServerHandle);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.shutdown();
+    /// The same on this thread, which has no runtime.
+    fn serve_blocking(self) -> Result<(), ServeError> {
+        // What the handler starts lives on the runtime of the first worker, as long as that does.
+        let mut runtime = runtime::runtime().map_err(ServeError::StartWorker)?;
+        let mut life = Lifecycle::new(self);
+        let ran = runtime.block_on(life.begin());
+        let ran = ran.and_then(|()| life.service.run_restarting(&mut runtime, &life.here));
+        life.end_blocking(&runtime, ran)
     }
 }

@@ -1,6 +1,7 @@
-//! What a server listens on: addresses to bind, sockets that are bound already, and how they go to the workers.
+//! The places that a server listens on: addresses to bind, sockets that are bound already, and how they go to the
+//! workers.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
 
 /// The pause before an address that is in use is tried again.
 const BIND_PAUSE: Duration = Duration::from_millis(5);
+/// The default time that handlers which wait have left once the server closes.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// What a server listens on, and with how many workers.
+/// Options of a server: where it listens, with how many workers, which sources get a reply.
 #[derive(Debug)]
 pub struct ServerOptions {
     addresses: Vec<SocketAddr>,
@@ -20,6 +23,16 @@ pub struct ServerOptions {
     patience: Duration,
     options: SocketOptions,
     policy: Policy,
+    grace: Duration,
+}
+
+/// A server without its protocol and handler.
+pub(super) struct BoundSockets {
+    pub(super) listeners: Vec<Listener>,
+    /// For each worker its own.
+    pub(super) workers: Vec<Vec<BoundSocket>>,
+    pub(super) policy: Policy,
+    pub(super) grace: Duration,
 }
 
 impl Default for ServerOptions {
@@ -39,6 +52,7 @@ impl ServerOptions {
             patience: Duration::ZERO,
             options: SocketOptions::default(),
             policy: Policy::open(),
+            grace: SHUTDOWN_GRACE,
         }
     }
 
@@ -56,22 +70,22 @@ impl ServerOptions {
         self
     }
 
-    /// Adds a socket that an earlier run bound: it is used if one of the addresses to [`listen`](Self::listen) on is
-    /// its own, with the datagrams that wait in it, and closed if none is.
+    /// Adds a socket that an earlier run bound. It is used, with the datagrams that wait in it, if it is bound to one
+    /// of the addresses to [`listen`](Self::listen) on, and closed if not.
     #[must_use]
     pub fn left_socket(mut self, socket: UdpSocket) -> Self {
         self.left.push(socket);
         self
     }
 
-    /// How long to wait for addresses that are in use, all together; by default not at all.
+    /// The time to wait for addresses that are in use, all together; none by default.
     #[must_use]
     pub fn wait_for_address(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// How many workers share each address; at least 1.
+    /// The number of workers that share each address; at least 1.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.options.sockets = workers.max(1);
@@ -85,19 +99,43 @@ impl ServerOptions {
         self
     }
 
-    /// Who is answered, and how often.
+    /// Bytes of send buffer to ask for, for each socket: replies wait in it while the kernel looks for the neighbour that
+    /// they go to, up to three seconds for one that does not exist.
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.options.send_buffer = Some(bytes);
+        self
+    }
+
+    /// The sources that get a reply, and how often.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
+    /// The time that handlers which still wait have left once the server shuts down, before they are dropped; 1 s by
+    /// default.
+    ///
+    /// With zero they are polled once more: enough for one that awaits
+    /// [`Requests::next`](crate::handler::Requests::next), which then gives `None`. A handler that blocks its thread
+    /// cannot be interrupted.
+    #[must_use]
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
     /// Binds all sockets; nothing is received until the server serves.
     ///
     /// # Errors
-    /// There is neither an address nor a socket; or the first socket that could not be had.
+    /// There is neither an address nor a socket; or the first socket that could not be created or bound.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
-        let Self { addresses, sockets, left, patience, options, policy } = self;
+        Ok(UdpServer::new(self.bind_sockets()?, protocol, handler))
+    }
+
+    pub(super) fn bind_sockets(self) -> Result<BoundSockets, BindError> {
+        let Self { addresses, sockets, left, patience, options, policy, grace } = self;
         if addresses.is_empty() && sockets.is_empty() {
             return Err(BindError::NoAddress);
         }
@@ -127,8 +165,20 @@ impl ServerOptions {
         }
         // Sockets that were handed over may be fewer than the workers.
         workers.retain(|sockets| !sockets.is_empty());
-        Ok(UdpServer::new(listeners, workers, &policy, protocol, handler))
+        Ok(BoundSockets { listeners, workers, policy, grace })
     }
+}
+
+/// Binds the first of these addresses that can be bound.
+pub(super) fn bind_first(addresses: impl ToSocketAddrs) -> Result<BoundSockets, BindError> {
+    let mut last = BindError::NoAddress;
+    for address in addresses.to_socket_addrs().map_err(BindError::Resolve)? {
+        match ServerOptions::new().listen(address).bind_sockets() {
+            Ok(bound) => return Ok(bound),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Tries again while the address is in use.

@@ -1,7 +1,7 @@
 //! The loop of one worker on one socket: receive a batch, let the engine handle it, send a batch.
 //!
-//! Nothing ends it but a shutdown: a receive error is counted, and one that persists makes the loop wait ever longer
-//! between two tries, up to a second.
+//! Nothing ends it but a shutdown, and it waits for nothing but its socket: a receive error is counted, and one that
+//! persists makes the loop wait ever longer between two tries, up to a second; replies that find no room wait aside.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
+use super::backlog::Backlog;
 use super::engine::Engine;
-use super::handle::Pulse;
+use super::pulse::Pulse;
 use crate::handler::{Client, HandlerError, Requests};
 use crate::message;
 use crate::protocol::DatagramProtocol;
-use crate::socket::{BATCH, ReceiveBatch, SendBatch, Sent, watch_readable, watch_writable};
+use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
 
-/// How long replies may wait for room in the socket's send buffer; what is left then is dropped and counted.
-const WRITABLE_WITHIN: Duration = Duration::from_millis(20);
-/// How long handlers that wait may go on once the server closes.
-const GRACE: Duration = Duration::from_secs(1);
+/// How often room in the send buffer is looked for while replies wait for it and nothing is received. The kernel announces
+/// room only once half of the buffer is free (`sock_writeable` in its net/sock.h), which forged neighbours can prevent.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest wait after a receive error that persists.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -45,8 +45,8 @@ enum Turn {
 
 /// What one receive call came to.
 enum Received {
-    /// So many datagrams.
-    Batch(usize),
+    /// Some datagrams.
+    Batch,
     /// The socket was empty.
     Nothing,
     /// The socket cannot be read.
@@ -56,17 +56,16 @@ enum Received {
 pub(super) struct Worker<P, M, F> {
     engine: Engine<P, M, F>,
     io: AsyncFd<Arc<UdpSocket>>,
-    /// Other sockets are served on the same task.
-    has_siblings: bool,
     input: Input,
     send: SendBatch,
+    backlog: Backlog,
+    /// When the backlog is tried again; made when there is one for the first time.
+    retry: Option<Pin<Box<Sleep>>>,
 }
 
 /// The receiving half of a worker.
 struct Input {
     batch: ReceiveBatch,
-    /// The last batch was full: more is likely to wait.
-    full: bool,
     /// Receive errors in a row.
     faults: u32,
 }
@@ -81,11 +80,10 @@ impl Input {
     {
         for _ in 0..INTERRUPTIONS {
             match self.batch.receive(socket.as_fd()) {
-                Ok(received) => {
+                Ok(_) => {
                     self.faults = 0;
-                    self.full = received == BATCH;
                     engine.receive(self.batch.datagrams(), Instant::now());
-                    return Received::Batch(received);
+                    return Received::Batch;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.faults = 0;
@@ -103,7 +101,7 @@ impl Input {
         Received::Fault
     }
 
-    /// One error may be an echo of some packet; a second in a row is likely to stay.
+    /// One error may be caused by an earlier packet (ICMP); a second in a row is likely to stay.
     fn pause(&self) -> Duration {
         match self.faults {
             0..=1 => Duration::ZERO,
@@ -119,27 +117,23 @@ where
     F: Future<Output = Result<(), HandlerError>>,
 {
     /// Makes ready to serve a socket on the runtime that this is called on.
-    pub(super) fn new(
-        engine: Engine<P, M, F>,
-        socket: Arc<UdpSocket>,
-        ipv6_socket: bool,
-        has_siblings: bool,
-    ) -> io::Result<Self> {
+    pub(super) fn new(engine: Engine<P, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
         let io = watch_readable(socket)?;
-        let input = Input { batch: ReceiveBatch::new(), full: false, faults: 0 };
-        Ok(Self { engine, io, has_siblings, input, send: SendBatch::new(ipv6_socket) })
+        let input = Input { batch: ReceiveBatch::new(), faults: 0 };
+        let send = SendBatch::new(ipv6_socket);
+        Ok(Self { engine, io, input, send, backlog: Backlog::default(), retry: None })
     }
 
-    /// Serves until `closing` is ready, then lets handlers end.
-    pub(super) async fn run(mut self, pulse: &Pulse, closing: impl Future<Output = ()>) {
+    /// Serves until `closing` is ready, then lets handlers that wait go on for at most `grace`.
+    pub(super) async fn run(mut self, pulse: &Pulse, closing: impl Future<Output = ()>, grace: Duration) {
         let mut closing = pin!(closing);
         loop {
             let turn = poll_fn(|context| self.poll_turn(pulse, closing.as_mut(), context)).await;
-            self.flush().await;
+            self.flush();
             self.engine.settle();
             match turn {
-                // A flood on one address must not keep the worker from the others.
-                Turn::Progress if self.has_siblings && self.input.full => yield_now().await,
+                // A flood must not keep the runtime from other tasks, other sockets' among them.
+                Turn::Progress if self.input.batch.is_full() => yield_now().await,
                 Turn::Progress => {}
                 Turn::Fault => {
                     let pause = sleep(self.input.pause());
@@ -156,7 +150,7 @@ where
                 Turn::Closing => break,
             }
         }
-        self.close().await;
+        self.close(grace).await;
     }
 
     fn poll_turn(
@@ -176,7 +170,7 @@ where
                     pulse.prove();
                     Poll::Pending
                 }
-                Received::Batch(_) => Poll::Ready(true),
+                Received::Batch => Poll::Ready(true),
                 Received::Fault => Poll::Ready(false),
             };
         }
@@ -186,7 +180,7 @@ where
                 Poll::Ready(Turn::Progress)
             }
             Poll::Ready(false) => Poll::Ready(Turn::Fault),
-            Poll::Pending if driven.is_ready() => Poll::Ready(Turn::Progress),
+            Poll::Pending if driven.is_ready() || self.poll_retry(context).is_ready() => Poll::Ready(Turn::Progress),
             Poll::Pending => closing.poll(context).map(|()| Turn::Closing),
         }
     }
@@ -201,49 +195,45 @@ where
                 return Poll::Ready(false);
             };
             let received = input.receive(io.get_ref(), engine);
-            // A batch that is not full emptied the socket: whatever comes next is announced anew.
-            if matches!(received, Received::Nothing | Received::Batch(..BATCH)) {
+            // A batch that is not full emptied the socket: whatever comes next is announced again.
+            if matches!(received, Received::Nothing | Received::Batch) && !input.batch.is_full() {
                 ready.clear_ready();
             }
             match received {
-                Received::Batch(_) => return Poll::Ready(true),
+                Received::Batch => return Poll::Ready(true),
                 Received::Nothing => {}
                 Received::Fault => return Poll::Ready(false),
             }
         }
     }
 
-    /// Sends what the engine has queued.
-    async fn flush(&mut self) {
-        let (queue, mut count) = self.engine.sending();
-        if self.send.send(self.io.get_ref().as_fd(), queue, &mut count).is_ok() {
-            return;
+    /// Ready when replies that wait for room are to be tried again.
+    fn poll_retry(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.retry {
+            Some(retry) if !self.backlog.is_empty() => retry.as_mut().poll(context),
+            _ => Poll::Pending,
         }
-        let sent = timeout(WRITABLE_WITHIN, async {
-            // Of its own, for the time of this wait alone.
-            let writable = watch_writable(self.io.get_ref())?;
-            loop {
-                let mut ready = writable.writable().await?;
-                match self.send.send(self.io.get_ref().as_fd(), queue, &mut count) {
-                    Ok(()) => return Ok::<_, io::Error>(()),
-                    Err(_) => ready.clear_ready(),
-                }
-            }
-        })
-        .await;
-        if !matches!(sent, Ok(Ok(()))) {
-            for outgoing in queue.drain(..) {
-                count(Sent::Refused(&outgoing, io::ErrorKind::WouldBlock.into()));
+    }
+
+    /// Sends what the engine has queued, after what waits; never waits itself.
+    fn flush(&mut self) {
+        let (queue, count) = self.engine.sending();
+        self.backlog.send(&mut self.send, self.io.get_ref().as_fd(), queue, count);
+        if !self.backlog.is_empty() {
+            let next = tokio::time::Instant::now() + RETRY_INTERVAL;
+            match &mut self.retry {
+                Some(retry) => retry.as_mut().reset(next),
+                None => self.retry = Some(Box::pin(sleep_until(next))),
             }
         }
     }
 
-    async fn close(&mut self) {
+    async fn close(&mut self, grace: Duration) {
         self.engine.close();
-        let ended = timeout(GRACE, async {
+        let ended = timeout(grace, async {
             while self.engine.waiting() > 0 {
                 poll_fn(|context| self.engine.poll(context)).await;
-                self.flush().await;
+                self.flush();
             }
         });
         if ended.await.is_err() {
@@ -251,7 +241,11 @@ where
         }
         // What was sent from elsewhere meanwhile.
         let _ = self.engine.poll(&mut Context::from_waker(Waker::noop()));
-        self.flush().await;
+        self.flush();
+        while !self.backlog.is_empty() {
+            poll_fn(|context| self.poll_retry(context)).await;
+            self.flush();
+        }
         self.engine.settle();
     }
 }

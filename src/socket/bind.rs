@@ -5,13 +5,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::bound::{BindError, BoundSocket, Families, SocketOptions};
 use super::name::canonical;
-use super::options::{finish, free_bind, set};
+use super::options::{finish, free_bind, reset, set};
 
 /// What an address comes to on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +37,19 @@ impl Target {
                 let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
                 Ok(Self { address, families: Families::Ipv4Only })
             }
-            created => created.map(|_| Self { address, families: families(address) }),
+            created => created.map(|_| Self { address, families: families_here(address) }),
         }
     }
 
     /// Whether this socket is what [`bind`](Self::bind) would make.
     #[must_use]
     pub fn is_of(&self, socket: &UdpSocket) -> bool {
-        let same =
-            |families| families == self.families || (families, self.families) == (Families::Ipv4, Families::Ipv4Only);
-        identify(&SockRef::from(socket)).is_ok_and(|(address, families)| address == self.address && same(families))
+        let wanted = match self.families {
+            Families::Ipv4Only => Families::Ipv4,
+            Families::NoIpv6Address => Families::Both,
+            families => families,
+        };
+        identify(&SockRef::from(socket)).is_ok_and(|found| found == (self.address, wanted))
     }
 
     /// Binds `options.sockets` sockets; port 0 takes a free one, the same for all.
@@ -101,24 +105,37 @@ pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Vec<BoundSoc
     Target::of(address)?.bind(options)
 }
 
-/// Prepares a bound socket that came from elsewhere. Its receive buffer is enlarged where it can be, and made smaller
-/// only where that gives just what was asked for.
+/// Prepares a bound socket that came from elsewhere, whatever options it has. Its buffers are enlarged where they can be,
+/// and made smaller only where that gives just what was asked for.
 ///
 /// # Errors
-/// It is not a bound UDP socket, or refuses an option.
+/// It is not a bound UDP socket, or is connected to a peer, or refuses an option.
 pub fn adopt(socket: UdpSocket, options: &SocketOptions) -> Result<BoundSocket, BindError> {
     let descriptor = socket.as_raw_fd();
     let socket = Socket::from(socket);
     let (address, families) = identify(&socket).map_err(|source| BindError::Adopt { descriptor, source })?;
     free_bind(&socket, address, false)?;
+    reset(&socket, address, families)?;
     finish(socket, address, families, options)
+}
+
+/// The ports that this host gives to clients that ask for none (ip(7)); `None` where a sandbox hides them.
+#[must_use]
+pub fn client_ports() -> Option<RangeInclusive<u16>> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut words = text.split_whitespace().map(str::parse);
+    Some(words.next()?.ok()?..=words.next()?.ok()?)
 }
 
 /// Where a socket is bound, and what it answers.
 fn identify(socket: &Socket) -> io::Result<(SocketAddr, Families)> {
-    let refuse = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
+    let refuse = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, reason);
     if socket.r#type()? != Type::DGRAM || socket.protocol()? != Some(Protocol::UDP) {
         return Err(refuse("not a UDP socket"));
+    }
+    // It would hear that peer and nobody else.
+    if let Some(peer) = socket.peer_addr().ok().and_then(|peer| peer.as_socket()) {
+        return Err(refuse(&format!("connected to {}", canonical(peer))));
     }
     let address = socket.local_addr()?.as_socket().filter(|address| address.port() != 0);
     let address = address.ok_or_else(|| refuse("not bound to a port"))?;
@@ -143,6 +160,19 @@ fn families(address: SocketAddr) -> Families {
     }
 }
 
+/// The same as this host is now: where IPv6 is switched off the kernel binds `[::]` all the same.
+fn families_here(address: SocketAddr) -> Families {
+    match families(address) {
+        Families::Both if has_no_ipv6_address() => Families::NoIpv6Address,
+        families => families,
+    }
+}
+
+/// Returns whether no interface has an IPv6 address, loopback included; the sysctl disable_ipv6 is invisible in a sandbox.
+fn has_no_ipv6_address() -> bool {
+    std::fs::read("/proc/self/net/if_inet6").is_ok_and(|addresses| addresses.is_empty())
+}
+
 fn is_ipv6_wildcard(address: SocketAddr) -> bool {
     address.is_ipv6() && address.ip().is_unspecified()
 }
@@ -155,7 +185,7 @@ fn create(address: SocketAddr) -> Result<Socket, BindError> {
 fn prepare(socket: Socket, target: Target, options: &SocketOptions, group: Group) -> Result<BoundSocket, BindError> {
     let Target { address, families } = target;
     if families.ipv6_socket() {
-        set(&socket, address, "IPV6_V6ONLY", |socket| socket.set_only_v6(families != Families::Both))?;
+        set(&socket, address, "IPV6_V6ONLY", |socket| socket.set_only_v6(families == Families::Ipv6))?;
     }
     free_bind(&socket, address, true)?;
     if group == Group::Joins {

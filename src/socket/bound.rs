@@ -1,4 +1,4 @@
-//! What a socket is asked for, what it is once it is bound, and why it could not be had.
+//! What a socket is asked for, what it is once it is bound, and why it could not be created or bound.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -10,13 +10,16 @@ use std::os::fd::RawFd;
 pub struct SocketOptions {
     /// Bytes of receive buffer (SO_RCVBUFFORCE, else SO_RCVBUF); `None` leaves the kernel's default.
     pub receive_buffer: Option<usize>,
+    /// Bytes of send buffer (SO_SNDBUFFORCE, else SO_SNDBUF); `None` leaves the kernel's default. Replies wait in it while
+    /// the kernel looks for the neighbour that they go to.
+    pub send_buffer: Option<usize>,
     /// How many sockets share the address, one a worker; at least 1.
     pub sockets: usize,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { receive_buffer: None, sockets: 1 }
+        Self { receive_buffer: None, send_buffer: None, sockets: 1 }
     }
 }
 
@@ -25,6 +28,8 @@ impl Default for SocketOptions {
 pub enum Families {
     /// One AF_INET6 socket bound to `[::]`, IPV6_V6ONLY off.
     Both,
+    /// The same on a host without any IPv6 address (the sysctl `disable_ipv6`): IPv4 alone reaches it, until that changes.
+    NoIpv6Address,
     /// AF_INET6, one address.
     Ipv6,
     /// AF_INET.
@@ -37,7 +42,7 @@ impl Families {
     /// Whether the socket is of the family AF_INET6.
     #[must_use]
     pub fn ipv6_socket(self) -> bool {
-        matches!(self, Self::Both | Self::Ipv6)
+        matches!(self, Self::Both | Self::NoIpv6Address | Self::Ipv6)
     }
 }
 
@@ -45,6 +50,7 @@ impl std::fmt::Display for Families {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Both => "IPv6 and IPv4",
+            Self::NoIpv6Address => "IPv4; this host has no IPv6 address",
             Self::Ipv6 => "IPv6",
             Self::Ipv4 | Self::Ipv4Only => "IPv4",
         })
@@ -62,15 +68,20 @@ pub struct BoundSocket {
     pub families: Families,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,
+    /// Bytes of send buffer that the kernel granted.
+    pub send_buffer: usize,
 }
 
-/// A socket that could not be had: which step failed, and for which address.
+/// A socket that could not be created or bound: which step failed, and for which address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// Nothing was asked for.
     #[error("no address to listen on")]
     NoAddress,
+    /// A name has no address, or an address is not well-formed.
+    #[error("resolve the address to listen on")]
+    Resolve(#[source] io::Error),
     /// No socket of the family.
     #[error("create socket for {address}")]
     Create {
@@ -82,6 +93,16 @@ pub enum BindError {
     /// An option was refused.
     #[error("set {option} on the socket for {address}")]
     SetOption {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// The option's name.
+        option: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel did not say what it was asked about a socket.
+    #[error("read {option} of the socket for {address}")]
+    GetOption {
         /// The address to listen on.
         address: SocketAddr,
         /// The option's name.

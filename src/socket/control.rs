@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Destination;
 
-/// Room for the control messages of one datagram: both kinds of packet information, with some to spare.
+/// Room for the control messages of one datagram: both kinds of packet information take 72 bytes, the rest is for what a
+/// socket that was handed over may ask for besides.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct Control([u8; Control::SIZE]);
@@ -56,7 +57,7 @@ impl PacketInfo {
 }
 
 impl Control {
-    pub(super) const SIZE: usize = 128;
+    pub(super) const SIZE: usize = 256;
 
     /// Reads the messages in the first `length` bytes.
     pub(super) fn decode(&self, length: usize) -> PacketInfo {

@@ -1,30 +1,35 @@
 //! Sockets, and datagrams with both their addresses.
 //!
 //! Binds through socket2 ([`bind`]), and moves datagrams in batches (`recvmmsg(2)`, `sendmmsg(2)`) with the packet
-//! information that says which address was asked (`ip(7)`, `ipv6(7)`; RFC 3542 s6). Knows no JSON and no policy, and is
-//! the only room with `unsafe` code.
+//! information that says which address was asked (`ip(7)`, `ipv6(7)`; RFC 3542 s6). Knows no JSON and no policy. All
+//! `unsafe` code is here, but for taking the descriptors that a service manager left open.
 
 #![allow(unsafe_code, reason = "recvmmsg, sendmmsg and some socket options have no safe wrapper")]
 
 mod bind;
 mod bound;
 mod control;
+mod interface;
+mod messages;
 mod name;
 mod options;
 mod receive;
 mod send;
+mod wait;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use bind::{Target, adopt, bind};
+pub use bind::{Target, adopt, bind, client_ports};
 pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 use bytes::Bytes;
 pub use control::PacketInfo;
+pub use interface::{interface_index, interface_name};
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
-pub(crate) use watch::{watch_readable, watch_writable};
+pub(crate) use wait::{receive_now, wait_readable};
+pub(crate) use watch::watch_readable;
 
 /// How many datagrams one system call moves at most.
 pub const BATCH: usize = 64;
@@ -57,7 +62,7 @@ pub struct Datagram {
     pub destination: Option<Destination>,
     /// What it carries: 0 to 65 527 bytes, sharing the receive buffer.
     pub payload: Bytes,
-    /// It, or its packet information, did not fit.
+    /// Its payload did not fit.
     pub truncated: bool,
     /// It came over IPv6 with an IPv4-mapped source address: a reply would leave over IPv4, to somebody else.
     pub mapped_over_ipv6: bool,

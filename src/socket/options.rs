@@ -42,39 +42,67 @@ pub(super) fn finish(
             set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
         }
     }
-    if let Some(bytes) = options.receive_buffer {
-        size_receive_buffer(&socket, address, bytes)?;
+    for (buffer, bytes) in [(RECEIVE_BUFFER, options.receive_buffer), (SEND_BUFFER, options.send_buffer)] {
+        if let Some(bytes) = bytes {
+            buffer.resize(&socket, address, bytes)?;
+        }
     }
-    let read = |source| BindError::Bind { address, source };
-    let receive_buffer = granted(&socket).map_err(read)?;
+    let granted = |buffer: Buffer| {
+        let read = buffer.granted(&socket);
+        read.map_err(|source| BindError::GetOption { address, option: buffer.name, source })
+    };
+    let (receive_buffer, send_buffer) = (granted(RECEIVE_BUFFER)?, granted(SEND_BUFFER)?);
     let socket = UdpSocket::from(socket);
-    let address = socket.local_addr().map_err(read)?;
-    Ok(BoundSocket { socket, address, families, receive_buffer })
+    let address =
+        socket.local_addr().map_err(|source| BindError::GetOption { address, option: "the local address", source })?;
+    Ok(BoundSocket { socket, address, families, receive_buffer, send_buffer })
 }
 
-/// Asks for a receive buffer of this size; keeps a larger one that only a privileged process could give back.
-fn size_receive_buffer(socket: &Socket, address: SocketAddr, bytes: usize) -> Result<(), BindError> {
-    let value = i32::try_from(bytes).unwrap_or(i32::MAX);
-    if set_integer(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value).is_ok() {
-        return Ok(());
+/// One of a socket's two buffers, by its options.
+#[derive(Clone, Copy)]
+struct Buffer {
+    name: &'static str,
+    option: i32,
+    /// The same past the sysctl's limit, with CAP_NET_ADMIN.
+    force: i32,
+}
+
+const RECEIVE_BUFFER: Buffer = Buffer { name: "SO_RCVBUF", option: libc::SO_RCVBUF, force: libc::SO_RCVBUFFORCE };
+const SEND_BUFFER: Buffer = Buffer { name: "SO_SNDBUF", option: libc::SO_SNDBUF, force: libc::SO_SNDBUFFORCE };
+
+impl Buffer {
+    /// Asks for this size; keeps a larger one that only a privileged process could give back.
+    fn resize(self, socket: &Socket, address: SocketAddr, bytes: usize) -> Result<(), BindError> {
+        let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+        if set_integer(socket.as_fd(), libc::SOL_SOCKET, self.force, value).is_ok() {
+            return Ok(());
+        }
+        set(socket, address, self.name, |socket| {
+            let grantable = self.grantable(value).unwrap_or(bytes);
+            if grantable == bytes || grantable > self.granted(socket)? {
+                set_integer(socket.as_fd(), libc::SOL_SOCKET, self.option, value)
+            } else {
+                Ok(())
+            }
+        })
     }
-    set(socket, address, "SO_RCVBUF", |socket| {
-        let grantable = grantable(bytes).unwrap_or(bytes);
-        if grantable == bytes || grantable > granted(socket)? { socket.set_recv_buffer_size(bytes) } else { Ok(()) }
-    })
-}
 
-/// How much of this a socket gets: the service manager may have given more than net.core.rmem_max lets us ask for, and
-/// /proc/sys is invisible in a sandbox.
-fn grantable(bytes: usize) -> io::Result<usize> {
-    let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
-    probe.set_recv_buffer_size(bytes)?;
-    granted(&probe)
-}
+    /// How much of this a socket gets: the service manager may have given more than net.core.rmem_max or wmem_max lets us
+    /// ask for, and /proc/sys is invisible in a sandbox.
+    fn grantable(self, value: i32) -> io::Result<usize> {
+        let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
+        set_integer(probe.as_fd(), libc::SOL_SOCKET, self.option, value)?;
+        self.granted(&probe)
+    }
 
-/// The receive buffer in bytes as they are asked for: the kernel doubles them, for its own book-keeping (socket(7)).
-fn granted(socket: &Socket) -> io::Result<usize> {
-    Ok(socket.recv_buffer_size()? / 2)
+    /// The size in bytes as they are asked for: the kernel doubles them, for its own book-keeping (socket(7)).
+    fn granted(self, socket: &Socket) -> io::Result<usize> {
+        let doubled = match self.option {
+            libc::SO_RCVBUF => socket.recv_buffer_size(),
+            _ => socket.send_buffer_size(),
+        };
+        Ok(doubled? / 2)
+    }
 }
 
 pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Result<(), BindError> {
@@ -84,7 +112,64 @@ pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Re
     }
 }
 
+/// Switches off what the parent process may have left on, and what would break an echo: replies to broadcasts, sharing
+/// the port with whoever asks, control messages that nobody reads and that leave no room for the packet information,
+/// errors of one peer that fail the next reply to another, datagrams merged or cut by the kernel.
+pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) -> Result<(), BindError> {
+    let ipv6: &[IntegerOption] = if families.ipv6_socket() { &IPV6_RESETS } else { &[] };
+    for &(name, level, option, value) in SOCKET_RESETS.iter().chain(&IPV4_RESETS).chain(ipv6) {
+        set(socket, address, name, |socket| match set_integer(socket.as_fd(), level, option, value) {
+            // An option that this kernel does not know cannot be on.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(()),
+            set => set,
+        })?;
+    }
+    Ok(())
+}
+
 type IntegerOption = (&'static str, i32, i32, i32);
+
+const SOCKET_RESETS: [IntegerOption; 11] = [
+    ("SO_BROADCAST", libc::SOL_SOCKET, libc::SO_BROADCAST, 0),
+    ("SO_REUSEADDR", libc::SOL_SOCKET, libc::SO_REUSEADDR, 0),
+    ("SO_TIMESTAMP", libc::SOL_SOCKET, libc::SO_TIMESTAMP, 0),
+    ("SO_TIMESTAMPNS", libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0),
+    ("SO_TIMESTAMPING", libc::SOL_SOCKET, libc::SO_TIMESTAMPING, 0),
+    ("SO_RXQ_OVFL", libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 0),
+    ("SO_WIFI_STATUS", libc::SOL_SOCKET, libc::SO_WIFI_STATUS, 0),
+    ("SO_NO_CHECK", libc::SOL_SOCKET, libc::SO_NO_CHECK, 0),
+    ("UDP_CORK", libc::SOL_UDP, libc::UDP_CORK, 0),
+    ("UDP_SEGMENT", libc::SOL_UDP, libc::UDP_SEGMENT, 0),
+    ("UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, 0),
+];
+const IPV4_RESETS: [IntegerOption; 9] = [
+    ("IP_RECVERR", libc::IPPROTO_IP, libc::IP_RECVERR, 0),
+    ("IP_RECVTTL", libc::IPPROTO_IP, libc::IP_RECVTTL, 0),
+    ("IP_RECVTOS", libc::IPPROTO_IP, libc::IP_RECVTOS, 0),
+    ("IP_RECVOPTS", libc::IPPROTO_IP, libc::IP_RECVOPTS, 0),
+    ("IP_RETOPTS", libc::IPPROTO_IP, libc::IP_RETOPTS, 0),
+    ("IP_PASSSEC", libc::IPPROTO_IP, libc::IP_PASSSEC, 0),
+    ("IP_RECVORIGDSTADDR", libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR, 0),
+    ("IP_CHECKSUM", libc::IPPROTO_IP, libc::IP_CHECKSUM, 0),
+    ("IP_RECVFRAGSIZE", libc::IPPROTO_IP, libc::IP_RECVFRAGSIZE, 0),
+];
+const IPV6_RESETS: [IntegerOption; 15] = [
+    ("IPV6_RECVERR", libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0),
+    ("IPV6_RECVHOPLIMIT", libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 0),
+    ("IPV6_RECVTCLASS", libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0),
+    ("IPV6_RECVRTHDR", libc::IPPROTO_IPV6, libc::IPV6_RECVRTHDR, 0),
+    ("IPV6_RECVHOPOPTS", libc::IPPROTO_IPV6, libc::IPV6_RECVHOPOPTS, 0),
+    ("IPV6_RECVDSTOPTS", libc::IPPROTO_IPV6, libc::IPV6_RECVDSTOPTS, 0),
+    ("IPV6_RECVPATHMTU", libc::IPPROTO_IPV6, libc::IPV6_RECVPATHMTU, 0),
+    ("IPV6_FLOWINFO", libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO, 0),
+    ("IPV6_RECVORIGDSTADDR", libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR, 0),
+    ("IPV6_RECVFRAGSIZE", libc::IPPROTO_IPV6, libc::IPV6_RECVFRAGSIZE, 0),
+    ("IPV6_2292PKTINFO", libc::IPPROTO_IPV6, libc::IPV6_2292PKTINFO, 0),
+    ("IPV6_2292HOPLIMIT", libc::IPPROTO_IPV6, libc::IPV6_2292HOPLIMIT, 0),
+    ("IPV6_2292RTHDR", libc::IPPROTO_IPV6, libc::IPV6_2292RTHDR, 0),
+    ("IPV6_2292HOPOPTS", libc::IPPROTO_IPV6, libc::IPV6_2292HOPOPTS, 0),
+    ("IPV6_2292DSTOPTS", libc::IPPROTO_IPV6, libc::IPV6_2292DSTOPTS, 0),
+];
 
 /// Say which address was asked; never trust a forged "packet too big"; hear no group that somebody else joined.
 const IPV4_OPTIONS: [IntegerOption; 3] = [

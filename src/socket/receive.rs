@@ -11,6 +11,7 @@ use std::ptr;
 use bytes::{Bytes, BytesMut};
 
 use super::control::Control;
+use super::messages::Messages;
 use super::name::{Name, canonical};
 use super::{BATCH, Datagram};
 
@@ -18,25 +19,20 @@ use super::{BATCH, Datagram};
 const SLOT: usize = 65_536;
 /// How many slots may be held by those who keep a datagram before datagrams are copied.
 const PINNED: usize = BATCH;
+/// Slots of a new batch; it doubles them each time that a call fills them all, up to [`BATCH`].
+const FIRST_SLOTS: usize = 4;
 
-/// Receives up to [`BATCH`] datagrams a call. Takes 4 MiB of address space, of which only what datagrams filled is resident;
-/// kept datagrams can make that 12 MiB, and no more.
+/// Receives up to [`BATCH`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which only
+/// what datagrams filled is resident; kept datagrams can make that 12 MiB, and no more.
 pub struct ReceiveBatch {
-    slots: Box<[BytesMut]>,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    parts: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
+    slots: Vec<BytesMut>,
+    messages: Messages,
     /// How many datagrams the last call brought, and how many of them were taken.
     filled: usize,
     taken: usize,
     pinned: Vec<BytesMut>,
     spare: Vec<BytesMut>,
 }
-
-// SAFETY: the raw pointers in `parts` and `headers` point into heap memory that this struct owns and that does not move
-// with it (boxed slices, and the buffers of `slots`), so they stay valid on another thread.
-unsafe impl Send for ReceiveBatch {}
 
 impl Default for ReceiveBatch {
     fn default() -> Self {
@@ -48,47 +44,49 @@ impl ReceiveBatch {
     /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
-        let mut slots: Box<[_]> = (0..BATCH).map(|_| empty_slot()).collect();
-        let mut names = vec![Name::default(); BATCH].into_boxed_slice();
-        let mut controls = vec![Control::default(); BATCH].into_boxed_slice();
-        let mut parts: Box<[_]> = slots.iter_mut().map(part).collect();
-        let headers = (0..BATCH)
-            .map(|at| {
-                // SAFETY: mmsghdr is a plain C struct of integers and pointers; all zero is a valid value.
-                let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-                header.msg_hdr.msg_name = ptr::from_mut(&mut names[at]).cast();
-                header.msg_hdr.msg_control = ptr::from_mut(&mut controls[at]).cast();
-                header.msg_hdr.msg_iov = ptr::from_mut(&mut parts[at]);
-                header.msg_hdr.msg_iovlen = 1;
-                reset(&mut header);
-                header
-            })
-            .collect();
-        let (pinned, spare) = (Vec::with_capacity(PINNED + BATCH), Vec::with_capacity(PINNED + BATCH));
-        Self { slots, names, controls, parts, headers, filled: 0, taken: 0, pinned, spare }
+        let mut batch = Self {
+            slots: Vec::new(),
+            messages: Messages::new(),
+            filled: 0,
+            taken: 0,
+            pinned: Vec::new(),
+            spare: Vec::new(),
+        };
+        batch.grow(FIRST_SLOTS);
+        batch
     }
 
-    /// Receives what waits on the socket, without blocking: how many datagrams, at most [`BATCH`].
-    ///
-    /// Fewer than [`BATCH`] means that the socket was then empty (or that the next call will say what is wrong with it).
+    /// Receives what waits on the socket, without blocking, and returns how many datagrams that are.
     ///
     /// # Errors
     /// Those of `recvmmsg(2)`; `WouldBlock` when nothing waits.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let grown = if self.is_full() { BATCH.min(2 * self.slots.len()) } else { self.slots.len() };
         self.recycle();
-        // SAFETY: `headers` holds BATCH initialised mmsghdr; each points to a name, a control buffer and one part that
-        // are alive, exclusively ours and as long as their lengths say (`reset`, `part`).
+        self.grow(grown);
+        self.prepare();
+        let headers = self.messages.headers(0..self.slots.len());
+        // SAFETY: `headers` are initialised mmsghdr; `prepare` has just made each point to a name, a control buffer and one
+        // part that are alive, exclusively ours and as long as their lengths say.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
-                libc::MSG_DONTWAIT,
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                // An int in the C library of GNU, unsigned in musl.
+                libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
         };
         self.filled = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         Ok(self.filled)
+    }
+
+    /// Returns whether the last call filled every slot, so that more is likely to wait; if not, the socket was then empty
+    /// (or the next call will say what is wrong with it).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.filled == self.slots.len()
     }
 
     /// Takes the datagrams of the last call, in order; each once.
@@ -105,12 +103,11 @@ impl ReceiveBatch {
     }
 
     fn datagram(&mut self, at: usize) -> Option<Datagram> {
-        let header = &self.headers[at];
-        let peer = self.names[at].decode(header.msg_hdr.msg_namelen as usize)?;
-        let info = self.controls[at].decode(header.msg_hdr.msg_controllen as _);
+        let header = self.messages.header(at);
+        let peer = self.messages.names[at].decode(header.msg_hdr.msg_namelen as usize)?;
+        let info = self.messages.controls[at].decode(header.msg_hdr.msg_controllen as _);
         let mapped = matches!(peer, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some());
-        let (truncated, length) =
-            (header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0, header.msg_len as usize);
+        let (truncated, length) = (header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0, header.msg_len as usize);
         Some(Datagram {
             peer: canonical(peer),
             destination: info.ipv4.or(info.ipv6),
@@ -135,7 +132,7 @@ impl ReceiveBatch {
         }
     }
 
-    /// Makes the slots and headers that the last call used ready for the next.
+    /// Makes the slots that the last call used ready for the next.
     fn recycle(&mut self) {
         if !self.pinned.is_empty() {
             for mut slot in std::mem::take(&mut self.pinned) {
@@ -145,15 +142,27 @@ impl ReceiveBatch {
             self.spare.truncate(BATCH);
         }
         self.taken = 0;
-        for at in 0..std::mem::take(&mut self.filled) {
-            reset(&mut self.headers[at]);
-            let slot = &mut self.slots[at];
+        for slot in &mut self.slots[..std::mem::take(&mut self.filled)] {
             slot.clear();
             if !slot.try_reclaim(SLOT) {
                 let fresh = self.spare.pop().unwrap_or_else(empty_slot);
                 self.pinned.push(std::mem::replace(slot, fresh));
             }
-            self.parts[at] = part(slot);
+        }
+    }
+
+    /// Makes room for this many datagrams a call.
+    fn grow(&mut self, slots: usize) {
+        self.slots.resize_with(slots, empty_slot);
+        self.messages.grow(slots);
+    }
+
+    /// Tells the kernel where to write.
+    fn prepare(&mut self) {
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let room = slot.spare_capacity_mut();
+            let part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len().min(SLOT) };
+            self.messages.point(at, Name::SIZE, Control::SIZE, part);
         }
     }
 }
@@ -163,20 +172,6 @@ fn empty_slot() -> BytesMut {
     let mut slot = BytesMut::with_capacity(SLOT);
     drop(slot.split());
     slot
-}
-
-/// The whole of an empty slot, for the kernel to write to.
-fn part(slot: &mut BytesMut) -> libc::iovec {
-    let room = slot.spare_capacity_mut();
-    libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len().min(SLOT) }
-}
-
-/// The kernel overwrites these with what it delivered.
-fn reset(header: &mut libc::mmsghdr) {
-    header.msg_hdr.msg_namelen = Name::SIZE as libc::socklen_t;
-    header.msg_hdr.msg_controllen = Control::SIZE as _;
-    header.msg_hdr.msg_flags = 0;
-    header.msg_len = 0;
 }
 
 #[cfg(test)]
@@ -208,6 +203,21 @@ mod tests {
         assert_eq!(batch.datagrams().count(), 0);
         assert!(batch.receive(receiver.as_fd()).is_err());
         assert_eq!(batch.datagrams().count(), 0);
+    }
+
+    #[test]
+    fn a_batch_that_was_full_makes_room_for_more() {
+        let (receiver, sender) = sockets();
+        let mut batch = ReceiveBatch::new();
+        (0..3 * BATCH).for_each(|number| assert!(sender.send(number.to_string().as_bytes()).is_ok()));
+        let (mut sizes, mut received) = (Vec::new(), Vec::new());
+        while received.len() < 3 * BATCH {
+            sizes.push(batch.receive(receiver.as_fd()).unwrap());
+            assert_eq!(batch.is_full(), received.len() + sizes.last().unwrap() < 3 * BATCH, "{sizes:?}");
+            received.extend(batch.datagrams());
+        }
+        assert_eq!(sizes, [4, 8, 16, 32, 64, 64, 4]);
+        assert!(received.iter().enumerate().all(|(number, datagram)| datagram.payload == number.to_string()));
     }
 
     #[test]

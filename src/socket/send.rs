@@ -5,10 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
 
-use super::control::Control;
-use super::name::Name;
+use super::messages::Messages;
 use super::{BATCH, Outgoing};
 
 /// How often a call that a signal interrupted is made again, before it counts as refused.
@@ -17,14 +15,8 @@ const INTERRUPTIONS: u32 = 16;
 /// Sends queued datagrams, [`BATCH`] a call.
 pub struct SendBatch {
     ipv6_socket: bool,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    parts: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
+    messages: Messages,
 }
-
-// SAFETY: the raw pointers in `parts` and `headers` are written anew before each call and not read otherwise.
-unsafe impl Send for SendBatch {}
 
 /// What became of a queued datagram.
 #[derive(Debug)]
@@ -39,21 +31,13 @@ impl SendBatch {
     /// A batch for sockets of the family AF_INET6, or AF_INET.
     #[must_use]
     pub fn new(ipv6_socket: bool) -> Self {
-        // SAFETY: mmsghdr and iovec are plain C structs of integers and pointers; all zero is a valid value.
-        let (header, part) = unsafe { std::mem::zeroed() };
-        Self {
-            ipv6_socket,
-            names: vec![Name::default(); BATCH].into(),
-            controls: vec![Control::default(); BATCH].into(),
-            parts: vec![part; BATCH].into(),
-            headers: vec![header; BATCH].into(),
-        }
+        Self { ipv6_socket, messages: Messages::new() }
     }
 
-    /// Sends all of `queue`, in order, and tells what became of each; the queue holds afterwards what is left.
+    /// Sends all of `queue`, in order, and reports what became of each; the queue holds afterwards what is left.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket's send buffer is full: what is left in the queue can be sent once it is writable.
+    /// `WouldBlock` when the socket's send buffer is full: what is left in the queue can be sent once there is room.
     pub fn send(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -80,21 +64,14 @@ impl SendBatch {
     }
 
     fn prepare(&mut self, chunk: &[Outgoing]) {
+        self.messages.grow(chunk.len());
         for (at, outgoing) in chunk.iter().enumerate() {
-            let name_length = self.names[at].encode(outgoing.peer, self.ipv6_socket);
-            let control_length = outgoing.asked.map_or(0, |asked| self.controls[at].encode(&asked));
+            let name_length = self.messages.names[at].encode(outgoing.peer, self.ipv6_socket);
+            let control_length = outgoing.asked.map_or(0, |asked| self.messages.controls[at].encode(&asked));
             // The kernel reads the payload only; iovec has no form for that.
-            self.parts[at] =
+            let part =
                 libc::iovec { iov_base: outgoing.payload.as_ptr().cast_mut().cast(), iov_len: outgoing.payload.len() };
-            let header = &mut self.headers[at].msg_hdr;
-            header.msg_name = ptr::from_mut(&mut self.names[at]).cast();
-            header.msg_namelen = name_length as libc::socklen_t;
-            header.msg_iov = ptr::from_mut(&mut self.parts[at]);
-            header.msg_iovlen = 1;
-            header.msg_control =
-                if control_length == 0 { ptr::null_mut() } else { ptr::from_mut(&mut self.controls[at]).cast() };
-            header.msg_controllen = control_length as _;
-            header.msg_flags = 0;
+            self.messages.point(at, name_length, control_length, part);
         }
     }
 
@@ -107,14 +84,16 @@ impl SendBatch {
     ) -> (usize, Option<io::Error>) {
         let (mut at, mut interrupted) = (0, 0);
         while at < chunk.len() {
-            // SAFETY: the headers from `at` to the chunk's end were prepared for this chunk, whose payloads, like the
-            // names, control buffers and parts, are alive and not written to during the call.
+            let headers = self.messages.headers(at..chunk.len());
+            // SAFETY: these headers were prepared for this chunk, whose payloads, like the names, control buffers and parts,
+            // are alive and not written to during the call.
             let sent = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
-                    self.headers[at..chunk.len()].as_mut_ptr(),
-                    (chunk.len() - at) as libc::c_uint,
-                    libc::MSG_DONTWAIT,
+                    headers.as_mut_ptr(),
+                    headers.len() as libc::c_uint,
+                    // An int in the C library of GNU, unsigned in musl.
+                    libc::MSG_DONTWAIT as _,
                 )
             };
             match usize::try_from(sent) {

@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use echo_udpd::admission::{Admission, Policy};
+use echo_udpd::admission::{Admission, Policy, RateLimit};
 use echo_udpd::daemon::settings::Settings;
 use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
 use echo_udpd::ledger::{DropReason, Stats};
@@ -19,16 +19,25 @@ use echo_udpd::serializer::RawJson;
 use echo_udpd::server::engine::Engine;
 use echo_udpd::socket::{Datagram, Destination, OutgoingKind, PacketInfo, Sent};
 
-/// A settings file that is accepted prints as one that means the same; one that is not names a place in it.
+/// A settings file that is accepted prints as one that means the same; one that is not has faults, each on one
+/// printable line, in the order of the text and at places in it.
 pub(crate) fn settings(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    match Settings::parse(text) {
-        Ok(settings) => assert_eq!(Settings::parse(&settings.to_string()), Ok(settings)),
-        Err(fault) => {
-            assert!((1..=text.lines().count() + 1).contains(&fault.line), "{fault}");
-            assert!(fault.column >= 1 && !fault.message.is_empty() && !fault.message.contains('\n'), "{fault}");
-        }
+    let faults = match Settings::parse(text) {
+        Ok(settings) => return assert_eq!(Settings::parse(&settings.to_string()), Ok(settings)),
+        Err(faults) => faults,
+    };
+    let lines: Vec<_> = text.split('\n').collect();
+    for fault in faults.iter() {
+        assert!((1..=lines.len()).contains(&fault.line), "{fault}");
+        assert!((1..=lines[fault.line - 1].chars().count() + 1).contains(&fault.column), "{fault}");
+        assert!(fault.message != "not a settings file", "{text:?}");
+        assert!(!fault.message.is_empty() && !fault.message.contains(char::is_control), "{fault:?}");
+        assert!(fault.message.chars().count() < 1000, "{fault}");
     }
+    assert!(faults.iter().is_sorted_by_key(|fault| (fault.line, fault.column)), "{faults:?}");
+    assert!((1..=faults.len()).contains(&faults.iter().count()), "{faults:?}");
+    assert!(faults.to_string().starts_with(&faults.first().to_string()), "{faults}");
 }
 
 /// A stranger's bytes stay one line of printable ASCII within the limit, and valid JSON keeps its meaning.
@@ -84,8 +93,7 @@ impl DatagramRequestHandler<RawJsonProtocol> for Moody {
 fn policy() -> Policy {
     let mut policy = Policy::open();
     policy.deny = vec![std::net::Ipv4Addr::new(192, 0, 2, 66).into()].into_iter().map(prefix).collect();
-    policy.rate_limit.per_second = 1;
-    policy.rate_limit.burst = 60;
+    policy.rate_limit = RateLimit::per_source(1, 60).expect("within its bounds");
     policy.error_replies_per_second = 3;
     policy.deny_source_ports = vec![1..=6];
     policy

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use crate::harness::namespace::Namespace;
-use crate::harness::{DEADLINE, Daemon, DaemonCommand, is_silent, need, receive};
+use crate::harness::{DEADLINE, Daemon, DaemonCommand, ask, has_program, is_silent, need, receive, sh, wait_for};
 
 /// A server host and a client host with ten addresses a family.
 fn hosts() -> (Namespace, Namespace) {
@@ -89,4 +89,48 @@ fn a_source_address_that_vanished_costs_only_its_own_clients_the_reply() {
     let asks_second = [0, 7, 8, 12, 19];
     let asked = |number| if asks_second.contains(&number) { 2 } else { 1 };
     one_batch(&mut daemon, &hosts, asked, vanish, &asks_second);
+}
+
+/// Lets 64 requests of 1000 bytes wait, and then be answered over a link of this rate with a send buffer of a few replies.
+fn answer_over_a_slow_link(rate: &str) -> (Daemon, usize) {
+    let (server, client_host) = hosts();
+    let shape = format!("tc qdisc add dev veth0 root tbf rate {rate} burst 3kb limit 1mb");
+    sh(format!("ip netns exec {} {shape}", server.name())).success();
+    let settings = "send-buffer-bytes = 4096\n[log]\nrequests = false";
+    let mut daemon = DaemonCommand::default().within(&server).settings(settings).start();
+    let to = daemon.at("10.99.0.1");
+    let datagram = format!("\"{}\"", "x".repeat(998));
+    // The neighbours know each other.
+    let client = client_host.run(|| client("10.99.9.10", to));
+    assert_eq!(ask(&client, b"0"), b"0");
+    daemon.process.freeze();
+    (0..64).for_each(|_| assert_eq!(client.send(datagram.as_bytes()).unwrap(), 1000));
+    daemon.process.signal("CONT");
+    let counters = wait_for("all of them", || {
+        Some(daemon.counters()).filter(|counters| counters.of("received") == 65 && counters.of("handled") == 65)
+    });
+    counters.assert_balance();
+    let replies = (0..counters.of("echoed") - 1).map(|_| receive(&client));
+    assert!(replies.map(|reply| assert_eq!(reply, datagram.as_bytes())).count() <= 64);
+    (daemon, counters.of("echoed") as usize - 1)
+}
+
+#[test]
+fn replies_wait_for_a_slow_link_and_none_is_lost() {
+    need!(Namespace::possible() && has_program("tc"), "root, ip and tc");
+    // 64 kB take 6.5 ms. A busy machine may keep the worker waiting for longer than a reply may wait, but not each time.
+    let replies: Vec<_> =
+        (0..5).map(|_| answer_over_a_slow_link("80mbit").1).take_while(|&replies| replies < 64).collect();
+    assert!(replies.len() < 5, "{replies:?}");
+}
+
+#[test]
+fn replies_that_a_link_is_too_slow_for_are_dropped_and_the_log_says_why() {
+    need!(Namespace::possible() && has_program("tc"), "root, ip and tc");
+    // 64 kB take more than half a second.
+    let (mut daemon, replies) = answer_over_a_slow_link("800kbit");
+    assert!((1..64).contains(&replies), "{replies}");
+    assert_eq!(daemon.counters().of("dropped_send_buffer") as usize, 64 - replies);
+    let line = daemon.wait_for_line("replies that found no room in the send buffer (send_buffer) in the last second");
+    assert!(line.contains("e.g. 10.99.9.10:") && line.contains("FORGED NEIGHBOURS in echo-udpd(8)"), "{line}");
 }

@@ -85,7 +85,9 @@ fn our_clients_get_their_packets_back_from_its_server() {
             assert_eq!(serde_json::from_str::<Value>(received).unwrap(), packet);
         }
         let words = ["send", "--host", host, "--port", &port.to_string(), "--json", "{"];
-        let lines = run(Command::new(env!("CARGO_BIN_EXE_echo-udp")).args(words)).success();
-        assert!(lines.ends_with("Received: {\"error\":\"Invalid JSON\",\"code\":\"parse_error\"}\n"), "{lines}");
+        let finished = run(Command::new(env!("CARGO_BIN_EXE_echo-udp")).args(words));
+        assert_eq!(finished.code(), Some(1));
+        let received = "Received: {\"error\":\"Invalid JSON\",\"code\":\"parse_error\"}\n";
+        assert!(finished.out.ends_with(received), "{finished:?}");
     }
 }

@@ -13,6 +13,8 @@ use echo_udpd::server::ServerOptions;
 use echo_udpd::socket::BindError;
 
 use crate::harness::namespace::Namespace;
+use crate::harness::process::Counters;
+use crate::harness::wire::Wire;
 use crate::harness::{DaemonCommand, Finished, Running, ask, connected, has_program, need, temporary_file, wait_for};
 
 /// The daemon behind systemd-socket-activate, once it runs; it starts with the first datagram, which goes to the last.
@@ -121,12 +123,91 @@ fn a_broadcast_that_waited_in_a_socket_without_packet_information_is_not_answere
         asking.send_to(b"\"to all\"", "192.0.2.255:9000").unwrap();
         asking.send_to(b"\"to one\"", "192.0.2.1:9000").unwrap();
         let mut buffer = [0; 100];
-        let (length, from) = asking.recv_from(&mut buffer).unwrap();
+        let (length, from) = crate::harness::retry(|| asking.recv_from(&mut buffer)).unwrap();
         assert_eq!((&buffer[..length], from), (&b"\"to one\""[..], at("192.0.2.1:9000")));
     });
     process.signal("TERM");
     find(&mut process, "stopped: received=2 handled=2 echoed=1 ");
     find(&mut process, " dropped_send=1 ");
+}
+
+/// The daemon with a socket `s` that a Python script made on port 9000, in a namespace.
+fn handed_over_by(namespace: &Namespace, script: &str) -> Running {
+    let script = format!(
+        "import os, socket, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+{script}
+os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.execve(sys.argv[1], sys.argv[1:], {{'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1'}})"
+    );
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace.name(), "python3", "-c", &script]);
+    command.args([env!("CARGO_BIN_EXE_echo-udpd"), "--config"]).arg(temporary_file("echo-udpd.toml", ""));
+    Running::start(&mut command)
+}
+
+#[test]
+fn whatever_options_a_socket_was_handed_over_with_it_is_served_as_one_of_our_own() {
+    need!(Namespace::possible() && has_program("python3"), "root, ip and python3");
+    let (server, client) = (Namespace::new(), Namespace::new());
+    server.join(&client);
+    server.ip("address add 192.0.2.1/24 broadcast 192.0.2.255 dev veth0");
+    client.ip("address add 192.0.2.2/24 dev veth0");
+    // What a parent process may turn on, each by its number: SO_REUSEADDR, SO_BROADCAST, SO_TIMESTAMPNS, SO_RXQ_OVFL, and
+    // the error queue, TTL, TOS, options, original address, fragment size .. of both families; UDP_GRO.
+    let options = "s.setsockopt(1, 2, 1)
+for option in (6, 35, 40): s.setsockopt(1, option, 1)
+s.setsockopt(1, 37, 0x7f & ~0x23)
+for option in (6, 7, 11, 12, 13, 20, 23, 25): s.setsockopt(0, option, 1)
+for option in (2, 3, 4, 5, 8, 11, 25, 51, 53, 56, 58, 60, 66, 74, 77): s.setsockopt(41, option, 1)
+s.setsockopt(17, 104, 1)
+s.bind(('::', 9000))";
+    let mut process = handed_over_by(&server, options);
+    find(&mut process, "listening on [::]:9000 (IPv6 and IPv4)");
+    client.run(|| assert_eq!(ask(&connected(at("192.0.2.1:9000")), b"[1]"), b"[1]"));
+    server.run(|| {
+        assert_eq!(ask(&connected(at("[::1]:9000")), b"[2]"), b"[2]");
+        // Three in one: the kernel would hand them over merged.
+        let socket = connected(at("127.0.0.1:9000"));
+        crate::harness::wire::send_segments(&socket, b"[1][2][3]", 3).unwrap();
+        for expected in [b"[1]", b"[2]", b"[3]"] {
+            assert_eq!(crate::harness::receive(&socket), expected);
+        }
+        // Nobody else gets the port, also who asks to share it.
+        let thief = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
+        thief.set_reuse_address(true).unwrap();
+        let refused = thief.bind(&at("[::]:9000").into()).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
+    });
+    // A source that is the subnet's broadcast address: the kernel refuses the reply.
+    Wire::between(&client, &server).send(at("192.0.2.255:40000"), at("192.0.2.1:9000"), b"\"to all\"");
+    wait_for("the refusal", || {
+        process.forget_lines();
+        process.signal("USR1");
+        let counters = Counters::parse(&find(&mut process, "counters: "));
+        (counters.of("received") == 6).then(|| assert_eq!((counters.of("echoed"), counters.of("dropped_send")), (5, 1)))
+    });
+    process.signal("TERM");
+    assert_eq!(process.finish().code(), Some(0));
+}
+
+#[test]
+fn a_connected_socket_is_refused_by_name_and_a_kept_one_is_closed() {
+    need!(Namespace::possible() && has_program("python3"), "root, ip and python3");
+    let namespace = Namespace::new();
+    let connected = "s.bind(('::1', 9000)); s.connect(('::1', 4000))";
+    let finished = handed_over_by(&namespace, connected).finish();
+    assert_eq!(finished.code(), Some(1), "{finished:?}");
+    assert_eq!(finished.err.lines().last(), Some("echo-udpd: adopt file descriptor 3: connected to [::1]:4000"));
+
+    let kept = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = kept.local_addr().unwrap();
+    kept.connect("127.0.0.1:4000").unwrap();
+    let server = serve(ServerOptions::new().listen(address).left_socket(kept));
+    assert_eq!(ask(&crate::harness::connected(address), b"new"), b"new");
+    drop(server);
 }
 
 /// The daemon with these variables, and this open as descriptor 3; `$$` is its own process number.

@@ -1,7 +1,12 @@
 //! The library's clients, asynchronous and blocking: against our server, a stranger, and nobody.
 
+use std::error::Error;
+use std::future::poll_fn;
 use std::net::UdpSocket;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::{channel, sync_channel};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +15,7 @@ use echo_udpd::client::{ClientError, ConnectOptions, Family, UdpClient};
 use echo_udpd::protocol::{BytesProtocol, JsonProtocol, TypedJsonProtocol};
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, Daemon, has_ipv6, need};
+use crate::harness::{DEADLINE, Daemon, has_ipv6, need, refusing_socket};
 
 /// Runs a test of the asynchronous client.
 fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
@@ -69,7 +74,7 @@ fn options_choose_family_and_local_address() {
 
 #[test]
 fn connecting_goes_on_to_the_next_address() {
-    // Nothing is reached through the unspecified port 0 of a multicast source, so the first cannot be connected to.
+    // A socket that may not send broadcasts cannot be connected to one, so the first address is of no use.
     let daemon = Daemon::start();
     let options = ConnectOptions::new().local_address("127.0.0.1:0".parse().unwrap());
     let addresses = ["255.255.255.255:9".parse().unwrap(), daemon.at("127.0.0.1")];
@@ -109,14 +114,17 @@ fn a_parse_error_leaves_the_client_usable() {
         let to = client.local_address().unwrap();
         server.send_to(b"nonsense", to).unwrap();
         server.send_to(b"[2]", to).unwrap();
-        assert!(matches!(client.recv_packet().await, Err(ClientError::Parse(_))));
+        let error = client.recv_packet().await.unwrap_err();
+        assert_eq!(error.to_string(), "the reply is not a valid packet");
+        assert!(error.source().unwrap().to_string().contains("line 1"), "the cause is not part of the text, but there");
         assert_eq!(client.recv_packet().await.unwrap(), json!([2]));
     });
 }
 
 #[test]
 fn connection_refused_surfaces() {
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = refusing_socket();
+    let nobody = refusing.local_addr().unwrap();
     let client = blocking::UdpClient::connect(nobody, json()).unwrap();
     client.send_packet(json!(1)).unwrap();
     assert!(client.recv_packet_within(DEADLINE).unwrap_err().is_refused());
@@ -139,8 +147,16 @@ fn a_packet_that_is_too_large_is_refused_with_both_sizes() {
 #[test]
 fn a_closed_client_says_so_and_its_waiting_receiver_too() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let client = Arc::new(blocking::UdpClient::connect(server.local_addr().unwrap(), json()).unwrap());
-    let local = client.local_address().unwrap();
+    // An address that no other test uses.
+    let options = ConnectOptions::new().local_address("127.77.0.1:0".parse().unwrap());
+    let client = blocking::UdpClient::connect_with(&options, server.local_addr().unwrap(), json()).unwrap();
+    let client = Arc::new(client);
+    // proc(5), net/udp: addresses are words in the host's order.
+    let is_bound = || {
+        let address = format!(" {:08X}:", u32::from_ne_bytes([127, 77, 0, 1]));
+        std::fs::read_to_string("/proc/net/udp").unwrap().contains(&address)
+    };
+    assert!(is_bound());
     let waiting = thread::spawn({
         let client = Arc::clone(&client);
         move || client.recv_packet()
@@ -154,7 +170,7 @@ fn a_closed_client_says_so_and_its_waiting_receiver_too() {
     assert!(matches!(client.send_packet(json!(1)), Err(ClientError::Closed)));
     assert!(matches!(client.recv_packet(), Err(ClientError::Closed)));
     assert!(matches!(client.local_address(), Err(ClientError::Closed)));
-    UdpSocket::bind(local).expect("the port is free again");
+    assert!(!is_bound(), "the socket is still there");
 
     on_a_runtime(async {
         let client = Arc::new(UdpClient::connect(server.local_addr().unwrap(), json()).await.unwrap());
@@ -168,25 +184,132 @@ fn a_closed_client_says_so_and_its_waiting_receiver_too() {
     });
 }
 
+/// Polls a future this many times and then drops it, wherever it stands.
+async fn give_up_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut left) = (pin!(future), polls);
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
+}
+
 #[test]
 fn receiving_is_cancel_safe() {
+    const PACKETS: u64 = 20_000;
+    /// On their way at once: what any receive buffer holds.
+    const WINDOW: usize = 64;
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (received, room) = sync_channel::<()>(WINDOW);
     on_a_runtime(async {
         let client = UdpClient::connect(server.local_addr().unwrap(), json()).await.unwrap();
         let to = client.local_address().unwrap();
-        for number in 0..200 {
-            // Whatever moment the receive is given up at, the packet is there for the next.
-            let mut given_up = 0;
-            let cancelled = tokio::time::timeout(Duration::from_micros(number * 7 % 50), client.recv_packet()).await;
-            if cancelled.is_err() {
-                given_up += 1;
+        let sender = thread::spawn(move || {
+            for number in 0..PACKETS {
+                if number >= WINDOW as u64 {
+                    room.recv_timeout(DEADLINE).unwrap();
+                }
+                server.send_to(number.to_string().as_bytes(), to).unwrap();
             }
-            server.send_to(number.to_string().as_bytes(), to).unwrap();
-            assert_eq!(client.recv_packet().await.unwrap(), json!(number), "given up {given_up} times");
+        });
+        // Receives are given up before, while and after their datagram comes.
+        let (mut next, mut given_up) = (0, 0);
+        while next < PACKETS {
+            match give_up_after(given_up % 4, client.recv_packet()).await {
+                Some(packet) => {
+                    assert_eq!(packet.unwrap(), json!(next), "after {given_up} receives that were given up");
+                    next += 1;
+                    // Nobody listens any longer once all are sent.
+                    let _ = received.send(());
+                }
+                None => {
+                    given_up += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
         }
-        let nothing = client.recv_packet_within(Duration::from_millis(5)).await;
-        assert!(matches!(nothing, Err(ClientError::TimedOut(_))));
+        assert!(given_up > 0, "no receive was given up");
+        sender.join().unwrap();
+        let more = client.recv_packet_within(Duration::from_millis(5)).await;
+        assert!(matches!(more, Err(ClientError::TimedOut(_))), "{more:?}");
     });
+}
+
+#[test]
+fn no_time_at_all_takes_the_datagram_that_is_there() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = UdpClient::connect(server.local_addr().unwrap(), json()).await.unwrap();
+        for number in 0..1000 {
+            // From here on the runtime takes the socket for empty, until it hears otherwise.
+            let nothing = give_up_after(0, client.recv_packet()).await;
+            assert!(nothing.is_none(), "{nothing:?}");
+            server.send_to(number.to_string().as_bytes(), client.local_address().unwrap()).unwrap();
+            let packet = give_up_after(0, client.recv_packet_within(Duration::ZERO)).await;
+            assert_eq!(packet.expect("it does not wait").unwrap(), json!(number));
+            let nothing = give_up_after(0, client.recv_packet_within(Duration::ZERO)).await;
+            assert!(matches!(nothing, Some(Err(ClientError::TimedOut(Duration::ZERO)))), "{nothing:?}");
+            tokio::task::yield_now().await;
+        }
+    });
+    let client = blocking::UdpClient::connect(server.local_addr().unwrap(), json()).unwrap();
+    server.send_to(b"1", client.local_address().unwrap()).unwrap();
+    assert_eq!(client.recv_packet_within(Duration::ZERO).unwrap(), json!(1));
+    let nothing = client.recv_packet_within(Duration::ZERO);
+    assert!(matches!(nothing, Err(ClientError::TimedOut(Duration::ZERO))), "{nothing:?}");
+}
+
+#[test]
+fn threads_of_a_blocking_client_receive_each_with_its_own_time() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let client = blocking::UdpClient::connect(server.local_addr().unwrap(), json()).unwrap();
+    let (results, next_result) = channel();
+    thread::scope(|scope| {
+        // Else a failure would leave them waiting.
+        let _close = CloseOnDrop(&client);
+        let receive = |time: Option<Duration>| {
+            let (results, client) = (results.clone(), &client);
+            move || loop {
+                let result = time.map_or_else(|| client.recv_packet(), |time| client.recv_packet_within(time));
+                let closed = matches!(result, Err(ClientError::Closed));
+                if results.send((time, result)).is_err() || closed {
+                    return;
+                }
+            }
+        };
+        scope.spawn(receive(None));
+        scope.spawn(receive(Some(Duration::from_millis(1))));
+        for number in 0..100 {
+            server.send_to(number.to_string().as_bytes(), client.local_address().unwrap()).unwrap();
+            // One of them takes it, then one of them runs out of time, again and again.
+            let (mut taken, mut timed_out) = (false, 0);
+            while !taken || timed_out < 3 {
+                match next_result.recv_timeout(DEADLINE).unwrap() {
+                    (_, Ok(packet)) => {
+                        assert_eq!((packet, taken), (json!(number), false));
+                        taken = true;
+                    }
+                    (Some(_), Err(ClientError::TimedOut(_))) => timed_out += u32::from(taken),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    });
+}
+
+/// Closes a client whatever happens.
+struct CloseOnDrop<'a>(&'a blocking::UdpClient<JsonProtocol>);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn serve<H>(handler: H) -> blocking::BackgroundServer
 where
     H: DatagramRequestHandler<BytesProtocol> + Send + Sync + 'static,
 {
-    Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), handler).unwrap().start().unwrap()
+    Server::bind("127.0.0.1:0", BytesProtocol::default(), handler).unwrap().start().unwrap()
 }
 
 fn client_of(server: &ServerHandle) -> UdpSocket {
@@ -123,6 +123,7 @@ impl DatagramRequestHandler<BytesProtocol> for Failing {
         match &packet?[..] {
             b"panic" => panic!("told to"),
             b"error" => Err("told to".into()),
+            b"chain" => Err(Outer(std::io::ErrorKind::ConnectionRefused.into()).into()),
             b"late panic" => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 panic!("told to, later")
@@ -132,13 +133,39 @@ impl DatagramRequestHandler<BytesProtocol> for Failing {
     }
 }
 
+/// An error that leaves its cause to `source`.
+#[derive(Debug, thiserror::Error)]
+#[error("ask the database")]
+struct Outer(#[source] std::io::Error);
+
+#[test]
+fn the_error_of_a_handler_is_reported_with_all_its_causes() {
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(lines.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
+    let handle = server.handle();
+    let asking = std::thread::spawn(move || {
+        let client = client_of(&handle);
+        client.send(b"chain").unwrap();
+        assert_eq!(ask(&client, b"still here"), b"still here");
+        handle.shutdown();
+    });
+    runtime.block_on(server.serve()).unwrap();
+    drop(guard);
+    asking.join().unwrap();
+    let lines = lines.0.lock().unwrap();
+    let expected = "the request handler failed for 127.0.0.1: ask the database: connection refused";
+    assert!(lines.iter().any(|line| line.contains(expected)), "{lines:?}");
+}
+
 #[test]
 fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client() {
     let lines = Lines::default();
     let guard = tracing::subscriber::set_default(lines.clone());
     // On this thread, so that it reports to this subscriber.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let server = UdpServer::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
     let handle = server.handle();
     let asking = std::thread::spawn(move || {
         let client = client_of(&handle);
@@ -264,8 +291,7 @@ impl DatagramRequestHandler<BytesProtocol> for Keeper {
 
 #[test]
 fn packets_that_are_kept_stay_what_they_were() {
-    let server =
-        Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Keeper(Mutex::default())).unwrap();
+    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Keeper(Mutex::default())).unwrap();
     let inner = server.handler().clone();
     let server = server.start().unwrap();
     let client = client_of(server.handle());
@@ -339,7 +365,7 @@ impl DatagramRequestHandler<JsonProtocol> for Describes {
 
 #[test]
 fn a_handler_sees_values_parse_errors_and_both_addresses_of_its_client() {
-    let server = blocking::UdpServer::bind("[::]:0".parse().unwrap(), JsonProtocol::default(), Describes);
+    let server = blocking::UdpServer::bind("[::]:0", JsonProtocol::default(), Describes);
     let server = server.unwrap().start().unwrap();
     let port = server.handle().listeners()[0].address.port();
     let client = connected(([127, 0, 0, 9], port).into());
@@ -351,7 +377,7 @@ fn a_handler_sees_values_parse_errors_and_both_addresses_of_its_client() {
 
 #[test]
 fn the_echo_handler_works_with_values_raw_json_and_bytes() {
-    let at = "127.0.0.1:0".parse().unwrap();
+    let at = "127.0.0.1:0";
     let values = blocking::UdpServer::bind(at, JsonProtocol::default(), EchoRequestHandler::<Value>::new());
     let values = values.unwrap().start().unwrap();
     let raw = blocking::UdpServer::bind(at, RawJsonProtocol::default(), EchoRequestHandler::<RawJson>::new());
@@ -411,7 +437,7 @@ fn dropping_the_serving_future_stops_all_workers() {
 
 #[test]
 fn a_blocking_server_serves_this_thread_until_another_shuts_it_down() {
-    let server = Server::bind("[::1]:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    let server = Server::bind("[::1]:0", BytesProtocol::default(), Failing).unwrap();
     let (handle, address) = (server.handle(), server.local_addresses()[0]);
     let other = std::thread::spawn(move || {
         assert_eq!(ask(&connected(address), b"1"), b"1");
@@ -425,7 +451,7 @@ fn a_blocking_server_serves_this_thread_until_another_shuts_it_down() {
 
 #[test]
 fn a_server_asked_to_stop_before_it_serves_ends_at_once() {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Failing).unwrap();
+    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
     server.handle().shutdown();
     server.serve().unwrap();
 }
@@ -454,14 +480,14 @@ impl DatagramRequestHandler<BytesProtocol> for Hooks {
 
 #[test]
 fn start_and_stop_of_a_handler_run_once_around_the_requests() {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), Hooks::default()).unwrap();
+    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Hooks::default()).unwrap();
     let hooks = server.handler().clone();
     let server = server.start().unwrap();
     assert_eq!(ask(&client_of(server.handle()), b"?"), b"1 0");
     drop(server);
     assert_eq!((hooks.started.load(SeqCst), hooks.stopped.load(SeqCst)), (1, 1));
     let refusing = Hooks { refuse: true, ..Hooks::default() };
-    let refused = Server::bind("127.0.0.1:0".parse().unwrap(), BytesProtocol::default(), refusing).unwrap().start();
+    let refused = Server::bind("127.0.0.1:0", BytesProtocol::default(), refusing).unwrap().start();
     assert!(matches!(refused, Err(ServeError::StartHandler(reason)) if reason.to_string() == "not today"));
 }
 

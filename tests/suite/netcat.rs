@@ -48,9 +48,13 @@ fn socat_gets_the_same_bytes_newline_included() {
 }
 
 #[test]
-fn what_is_not_json_gets_the_error_reply() {
+fn what_is_not_json_gets_the_error_reply_as_a_line_where_it_was_one() {
     need!(has_program("nc.openbsd"), "netcat-openbsd");
     let daemon = Daemon::start();
-    let reply = through(&format!("nc.openbsd -u -w1 127.0.0.1 {}", daemon.port()), b"{\"a\":");
-    assert_eq!(reply.trim_end(), r#"{"error":"Invalid JSON","code":"parse_error"}"#);
+    let netcat = format!("nc.openbsd -u -w1 127.0.0.1 {}", daemon.port());
+    for (request, size) in [("{\"a\":", 45), ("nonsense\n", 46)] {
+        let reply = through(&netcat, request.as_bytes());
+        assert_eq!(reply, "{\"error\":\"Invalid JSON\",\"code\":\"parse_error\"}\n");
+        assert_eq!(through(&format!("{netcat} | wc -c"), request.as_bytes()), format!("{size}\n"));
+    }
 }

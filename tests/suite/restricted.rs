@@ -1,12 +1,15 @@
-//! Hosts that lack something: IPv6, a working receive call.
+//! Hosts that lack something: IPv6, a working receive call, a wake-up that arrives.
 
 #![allow(unsafe_code, reason = "a seccomp filter is installed between fork and exec")]
 
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
-use crate::harness::{Daemon, DaemonCommand, Running, ask, connected, has_ipv6, has_program, need, run, sh, wait_for};
+use crate::harness::{
+    Daemon, DaemonCommand, Running, ask, connected, has_program, loopback_hosts, need, run, sh, wait_for,
+};
 
 /// A filter that answers socket(AF_INET6, ...) with EAFNOSUPPORT, as `RestrictAddressFamilies=AF_INET AF_UNIX` does.
 fn refuse_ipv6() -> std::io::Result<()> {
@@ -89,12 +92,25 @@ fn a_receive_error_that_persists_neither_ends_nor_spins_the_loop() {
 }
 
 #[test]
+fn a_shutdown_whose_first_wake_up_fails_ends_the_daemon() {
+    need!(has_program("strace"), "strace, to inject faults");
+    // The first write of each thread to an eventfd: by that the shutdown wakes the loop.
+    let inject = ["strace", "-f", "-P", "anon_inode:[eventfd]", "-e", "trace=write"];
+    let mut daemon =
+        DaemonCommand::default().wrapped(&inject).wrapped(&["-e", "inject=write:error=EIO:when=1"]).start();
+    assert_eq!(ask(&connected(daemon.at("127.0.0.1")), b"[1]"), b"[1]");
+    daemon.process.end_child();
+    let finished = daemon.process.finish();
+    assert_eq!(finished.code(), Some(0), "{finished:?}");
+    assert!(finished.err.contains("(INJECTED)"), "{finished:?}");
+}
+
+#[test]
 fn valgrind_finds_nothing_in_an_echo_run() {
     need!(has_program("valgrind"), "valgrind");
     let valgrind = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=no"];
     let mut daemon = DaemonCommand::default().wrapped(&valgrind).settings("workers = 2").start();
-    for host in ["127.0.0.1", "::1"] {
-        need!(host != "::1" || has_ipv6(), "IPv6 on loopback");
+    for host in loopback_hosts() {
         let client = connected(daemon.at(host));
         for size in [0, 1, 100, 5000, 60_000] {
             let datagram = format!("\"{}\"", "x".repeat(size));
@@ -106,4 +122,28 @@ fn valgrind_finds_nothing_in_an_echo_run() {
     daemon.wait_for_line("settings reloaded");
     let finished = daemon.stop();
     assert_eq!(finished.code(), Some(0), "{finished:?}");
+}
+
+#[test]
+fn a_host_with_ipv6_switched_off_is_not_said_to_be_served_over_ipv6() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let host = Namespace::new();
+    let set = "for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > $file; done";
+    sh(format!("ip netns exec {} sh -ec '{set}'", host.name())).success();
+    let mut daemon = DaemonCommand::default().within(&host).listen("[::]:9000").start();
+    daemon.wait_for_line("listening on [::]:9000 (IPv4; this host has no IPv6 address)");
+    let server = daemon.at("127.0.0.1");
+    assert_eq!(host.run(|| ask(&connected(server), b"1")), b"1");
+}
+
+#[test]
+fn a_listener_at_rest_takes_little_memory() {
+    let resident = |listeners: usize| {
+        let daemon = (0..listeners).fold(DaemonCommand::default(), |daemon, _| daemon.listen("127.0.0.1:0")).start();
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.process.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let (few, many) = (resident(1), resident(201));
+    assert!(many.saturating_sub(few) <= 200 * 64, "{few} KiB with one listener, {many} KiB with 201");
 }

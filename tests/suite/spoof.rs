@@ -257,13 +257,17 @@ fn one_source_gets_its_rate_and_the_log_says_what_to_set() {
     assert!((10..=most).contains(&counters.of("error_replies")), "{counters:?}");
     assert_eq!(counters.of("dropped_error_limit"), 300 - counters.of("error_replies"));
     counters.assert_balance();
-    let line = daemon.wait_for_line("exceeded its rate limit");
-    assert!(line.contains("198.51.100.1 exceeded its rate limit") && line.contains("rate-limit.exempt"), "{line}");
-    // What a friend sends meanwhile is answered.
+    let line = daemon.wait_for_line("over the rate limit (rate_limit) in the last second, e.g. 198.51.100.1:2");
+    assert!(
+        line.contains("WARN dropped ") && line.contains("; if it is trusted, raise rate-limit.per-second"),
+        "{line}"
+    );
+    daemon.wait_for_line("over the limit of error replies (error_limit) in the last second, e.g. 198.51.100.2:2");
+    // What others send meanwhile is answered.
     wire.drain();
-    wire.send("198.51.100.3:40000".parse().unwrap(), to, b"[\"friend\"]");
+    wire.send("198.51.100.3:40000".parse().unwrap(), to, b"[\"other\"]");
     assert_eq!(
-        std::iter::repeat_with(|| wire.capture()).find(|reply| reply.payload == b"[\"friend\"]").unwrap().from,
+        std::iter::repeat_with(|| wire.capture()).find(|reply| reply.payload == b"[\"other\"]").unwrap().from,
         to
     );
 }
@@ -272,15 +276,168 @@ fn one_source_gets_its_rate_and_the_log_says_what_to_set() {
 fn our_own_error_reply_is_not_answered() {
     let mut daemon = Daemon::start();
     let client = crate::harness::connected(daemon.at("127.0.0.1"));
-    client.send(br#"{"error":"Invalid JSON","code":"parse_error"}"#).unwrap();
+    for request in ["nonsense", "nonsense\n"] {
+        let reply = crate::harness::ask(&client, request.as_bytes());
+        assert_eq!(reply.ends_with(b"\n"), request.ends_with('\n'));
+        client.send(&reply).unwrap();
+    }
     assert_eq!(crate::harness::ask(&client, b"1"), b"1");
     assert!(crate::harness::is_silent(&client));
     let counters = daemon.counters();
-    assert_eq!((counters.of("dropped_own_error"), counters.of("echoed")), (1, 1));
+    let counted = ["dropped_own_error", "echoed", "error_replies"].map(|name| counters.of(name));
+    assert_eq!(counted, [2, 1, 2]);
     counters.assert_balance();
     // In raw mode it is bytes like any others.
     let raw = Daemon::with_settings("[reply]\nprotocol = 'raw'");
     let client = crate::harness::connected(raw.at("127.0.0.1"));
     let reply = br#"{"error":"Invalid JSON","code":"parse_error"}"#;
     assert_eq!(crate::harness::ask(&client, reply), reply);
+}
+
+/// How many of these datagrams get through a rate of one a second and a burst of 54.
+fn passed(daemon: &mut Daemon, wire: &Wire, sources: impl Iterator<Item = String>, count: u64) -> u64 {
+    let (before, to) = (daemon.counters(), daemon.at("fd99::1"));
+    sources.for_each(|source| wire.send(SocketAddr::new(source.parse().unwrap(), 40_000), to, b"1"));
+    let received = before.of("received") + count;
+    let counters =
+        wait_for("all of them", || Some(daemon.counters()).filter(|counters| counters.of("received") == received));
+    counters.assert_balance();
+    counters.of("handled") - before.of("handled")
+}
+
+#[test]
+fn one_host_behind_many_addresses_has_one_budget_and_many_hosts_behind_one_prefix_have_their_own() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let (server, attacker) = hosts();
+    let settings = "[rate-limit]\nper-second = 1\nburst = 54\n[log]\nrequests = false";
+    let mut daemon = DaemonCommand::default().within(&server).settings(settings).start();
+    let wire = Wire::between(&attacker, &server);
+    let begun = Instant::now();
+    // A 6to4 host with as many /64s, and a Teredo client with as many servers, flags and ports.
+    for (host, address) in [("6to4", "2002:c000:201:{}::1"), ("Teredo", "2001:0:{}:1:{}:{}:3fff:fdd2")] {
+        let sources = (1..=500).map(|number| address.replace("{}", &format!("{number:x}")));
+        let passed = passed(&mut daemon, &wire, sources, 500);
+        assert!(passed <= 54 + begun.elapsed().as_secs() + 1, "{host}: {passed}");
+    }
+    // IPv4 clients behind the local NAT64 prefix of RFC 8215.
+    let sources = (0..2000).map(|number| format!("64:ff9b:1::{:x}:{:x}", 0x0a00 + number / 200, number % 200));
+    assert_eq!(passed(&mut daemon, &wire, sources, 2000), 2000);
+}
+
+#[test]
+fn two_daemons_on_loopback_circle_no_faster_than_the_rate() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    // Also where the ports that services use are given to clients.
+    for range in ["32768 60999", "1024 65535"] {
+        let host = Namespace::new();
+        let set = format!("echo {range} > /proc/sys/net/ipv4/ip_local_port_range");
+        crate::harness::sh(format!("ip netns exec {} sh -ec '{set}'", host.name())).success();
+        let settings = "[log]\nrequests = false";
+        let start = |address: &str| DaemonCommand::default().within(&host).settings(settings).listen(address).start();
+        for ip in ["127.0.0.1", "[::1]"] {
+            let (mut first, mut second) = (start(&format!("{ip}:9000")), start(&format!("{ip}:9001")));
+            // Forged by a raw socket: as if the second had sent it.
+            let begun = Instant::now();
+            host.run(|| forge_on_loopback(first.addresses[0], second.addresses[0]));
+            let counters = wait_for("the end of the loop", || {
+                let (first, second) = (first.counters_now(), second.counters_now());
+                let dropped = first.of("dropped_rate_limit") + second.of("dropped_rate_limit");
+                (dropped > 0).then_some([first, second])
+            });
+            for counters in counters {
+                let most = 400 + 200 * (begun.elapsed().as_secs() + 1);
+                assert!((100..=most).contains(&counters.of("received")), "{ip}, {range}: {counters:?}");
+            }
+        }
+    }
+}
+
+/// Sends one datagram to `to` that comes from `from`, whoever listens there: a raw socket on loopback.
+fn forge_on_loopback(to: SocketAddr, from: SocketAddr) {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::UDP)).unwrap();
+    let source = SocketAddr::new(from.ip(), 0);
+    socket.bind(&source.into()).unwrap();
+    let payload = b"\"loop\"";
+    let mut datagram = Vec::new();
+    for word in [from.port(), to.port(), 8 + payload.len() as u16, 0] {
+        datagram.extend(word.to_be_bytes());
+    }
+    datagram.extend(payload);
+    if to.is_ipv6() {
+        // The checksum is at offset 6 of the header, and IPv6 does not go without: the kernel fills it in.
+        let set = crate::harness::wire::set_ipv6_checksum(&socket, 6);
+        set.unwrap();
+    }
+    socket.send_to(&datagram, &SocketAddr::new(to.ip(), 0).into()).unwrap();
+}
+
+#[test]
+fn a_loopback_address_from_the_wire_is_limited() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let (server, attacker) = hosts();
+    let allow = "for name in route_localnet accept_local; do echo 1 > /proc/sys/net/ipv4/conf/veth0/$name; done
+                 for name in all veth0; do echo 0 > /proc/sys/net/ipv4/conf/$name/rp_filter; done";
+    crate::harness::sh(format!("ip netns exec {} sh -ec '{allow}'", server.name())).success();
+    let mut daemon = DaemonCommand::default().within(&server).settings("[log]\nrequests = false").start();
+    let wire = Wire::between(&attacker, &server);
+    let to = daemon.at("127.0.0.1");
+    for _ in 0..1000 {
+        wire.send("127.0.0.2:40000".parse().unwrap(), to, b"1");
+    }
+    let counters =
+        wait_for("all of them", || Some(daemon.counters()).filter(|counters| counters.of("received") == 1000));
+    assert!(counters.of("dropped_rate_limit") > 0, "{counters:?}");
+}
+
+#[test]
+fn whoever_gets_no_reply_is_found_in_the_log() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let (server, attacker) = hosts();
+    let settings = "[log]\nlevel = 'debug'\n[access]\ndeny = ['198.51.100.0/24']";
+    let mut daemon = DaemonCommand::default().within(&server).settings(settings).start();
+    let wire = Wire::between(&attacker, &server);
+    let to = daemon.at("10.99.0.1");
+    let everyone: SocketAddr = ([10, 99, 255, 255], to.port()).into();
+    for (from, to, each, summary) in [
+        ("10.99.0.9:53", to, "source_port", "1 datagram from source ports that could loop (source_port)"),
+        ("240.0.0.1:40000", to, "source_address", "1 datagram from addresses that no client has (source_address)"),
+        ("10.99.0.9:40001", everyone, "destination", "1 datagram to broadcast or multicast addresses (destination)"),
+        ("198.51.100.9:40000", to, "access", "1 datagram from sources that [access] denies (access)"),
+    ] {
+        wire.send(from.parse().unwrap(), to, b"1");
+        let line = daemon.wait_for_line(&format!("DEBUG no reply to {from}, which asked 10.99.0.1:"));
+        assert!(line.ends_with(each), "{line}");
+        daemon.wait_for_line(&format!("INFO dropped {summary} in the last second, e.g. {from}"));
+    }
+    // A flood adds no more than its rate of lines, and the summary comes once a minute.
+    (0..2000).for_each(|_| wire.send("10.99.0.9:53".parse().unwrap(), to, b"1"));
+    wait_for("the flood", || (daemon.counters_now().of("dropped_source_port") == 2001).then_some(()));
+    let begun = Instant::now();
+    let finished = daemon.stop();
+    let lines = |text: &str| finished.err.lines().filter(|line| line.contains(text)).count();
+    let each = lines("DEBUG no reply to 10.99.0.9:53,");
+    assert!(each <= 500 + 100 * (begun.elapsed().as_secs() as usize + 30), "{each}");
+    assert_eq!(lines("could loop (source_port)"), 0, "{}", finished.err);
+}
+
+#[test]
+fn an_invalid_packet_is_logged_with_its_sender_and_content_and_whether_it_got_a_reply() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let (server, attacker) = hosts();
+    let mut daemon = DaemonCommand::default().within(&server).settings("").start();
+    let wire = Wire::between(&attacker, &server);
+    let to = daemon.at("10.99.0.1");
+    (0..11).for_each(|_| wire.send("10.99.0.9:41000".parse().unwrap(), to, b"non\x1bsense\n"));
+    let invalid = |outcome: &str| {
+        format!(
+            " 10.99.0.9:41000 sent an invalid packet{outcome} (expected ident at line 1 column 2): non\\x1bsense\\x0a"
+        )
+    };
+    daemon.wait_for_line(&invalid(""));
+    daemon.wait_for_line(&invalid(", over the limit of error replies"));
+    daemon.reload("[reply]\ninvalid-json = 'ignore'");
+    daemon.wait_for_line("settings reloaded");
+    wire.send("10.99.0.9:41000".parse().unwrap(), to, b"non\x1bsense\n");
+    daemon.wait_for_line(&invalid(", no reply"));
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::thread;
 
-use crate::harness::{Daemon, DaemonCommand, ask, connected, has_ipv6, need, receive, wait_for};
+use crate::harness::{Daemon, DaemonCommand, ask, connected, has_ipv6, loopback_hosts, need, receive, wait_for};
 
 #[test]
 fn a_hundred_thousand_datagrams_from_fifty_clients_come_back_byte_for_byte() {
@@ -13,8 +13,7 @@ fn a_hundred_thousand_datagrams_from_fifty_clients_come_back_byte_for_byte() {
     /// In flight for each client: what the default receive buffer of an unprivileged daemon holds for all of them.
     const WINDOW: usize = 2;
     let mut daemon = DaemonCommand::default().settings("workers = 2").start();
-    let servers = [daemon.at("127.0.0.1"), daemon.at("::1")];
-    let servers: Vec<SocketAddr> = servers.into_iter().filter(|server| server.is_ipv4() || has_ipv6()).collect();
+    let servers: Vec<SocketAddr> = loopback_hosts().into_iter().map(|host| daemon.at(host)).collect();
     let client = |number: usize| {
         let socket = connected(servers[number % servers.len()]);
         let mut expected = VecDeque::new();
@@ -62,8 +61,7 @@ fn datagrams_of_every_size_come_back_whole() {
 #[test]
 fn the_largest_json_comes_back_whole() {
     let daemon = Daemon::start();
-    for host in ["127.0.0.1", "::1"] {
-        need!(host != "::1" || has_ipv6(), "IPv6 on loopback");
+    for host in loopback_hosts() {
         let largest = if host == "::1" { 65_527 } else { 65_507 };
         let text = format!("[\"{}\"]", "\u{e9}".repeat((largest - 5) / 2));
         let client = connected(daemon.at(host));

@@ -97,9 +97,17 @@ impl Logging {
 }
 
 /// Says why the process ends, log or no log: to journald when standard error is connected to it, else there.
-pub(super) fn report_fatal(line: &str) {
-    if !stderr_is_the_journal() || journal::write_error(message::FAILED, line).is_err() {
-        stderr::write(&format!("{IDENTIFIER}: {line}\n"));
+pub(super) fn report_fatal(lines: &[String]) {
+    let mut left = lines;
+    if stderr_is_the_journal() {
+        while let [line, more @ ..] = left
+            && journal::write_error(message::FAILED, line).is_ok()
+        {
+            left = more;
+        }
+    }
+    if !left.is_empty() {
+        stderr::write(&left.iter().map(|line| format!("{IDENTIFIER}: {line}\n")).collect::<String>());
     }
 }
 

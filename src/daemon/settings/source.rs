@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Fault, Listen, Settings};
+use super::{Faults, Listen, Settings};
 
 /// Where the settings are when nobody says otherwise.
 pub(in crate::daemon) const INSTALLED: &str = "/etc/echo-udpd/echo-udpd.toml";
@@ -37,12 +37,12 @@ pub(in crate::daemon) enum SettingsError {
         source: io::Error,
     },
     /// It is invalid.
-    #[error("{}:{fault}", path.display())]
+    #[error("{}:{faults}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What and where.
-        fault: Fault,
+        /// Its faults.
+        faults: Faults,
     },
 }
 
@@ -155,7 +155,7 @@ fn load(path: PathBuf, may_be_absent: bool, has_text: &AtomicBool) -> Result<Loa
             has_text.store(true, SeqCst);
             match Settings::parse(&text) {
                 Ok(settings) => Ok(Loaded { settings, file: Some(path) }),
-                Err(fault) => Err(SettingsError::Invalid { path, fault }),
+                Err(faults) => Err(SettingsError::Invalid { path, faults }),
             }
         }
         Err(error) if may_be_absent && error.kind() == io::ErrorKind::NotFound => match absence(&path) {

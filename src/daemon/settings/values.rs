@@ -2,264 +2,243 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::de::{Error as _, Visitor};
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::admission::LARGEST_COST;
-
-/// Declares a choice between names.
-macro_rules! named {
-    ($(#[$doc:meta])* $name:ident, $(#[$first_doc:meta])* $first:ident = $first_text:literal
-     $(, $(#[$other_doc:meta])* $other:ident = $other_text:literal)*) => {
+/// Declares a choice between names, which may be written in any case.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$attribute:meta])* $variant:ident = $text:literal $(| $alias:literal)?,)+
+    }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {
-            #[default]
-            $(#[$first_doc])*
-            $first,
-            $($(#[$other_doc])* $other,)*
+            $($(#[$attribute])* $variant,)+
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Name;
-                impl Visitor<'_> for Name {
-                    type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str(concat!("one of \"", $first_text, "\"" $(, ", \"", $other_text, "\"")*))
-                    }
-                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
-                        match text {
-                            $first_text => Ok($name::$first),
-                            $($other_text => Ok($name::$other),)*
-                            _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
-                        }
-                    }
-                }
-                deserializer.deserialize_str(Name)
+                deserializer.deserialize_str(OneOf {
+                    names: &[$($text),+],
+                    find: |text| match text {
+                        $($text $(| $alias)? => Some(Self::$variant),)+
+                        _ => None,
+                    },
+                })
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(match self {
-                    Self::$first => $first_text,
-                    $(Self::$other => $other_text,)*
+                    $(Self::$variant => $text,)+
                 })
             }
         }
     };
 }
 
-named! {
-    /// What a datagram must be.
-    Protocol,
-    /// Valid JSON.
-    Json = "json",
-    /// Anything (RFC 862).
-    Raw = "raw"
+choice! {
+    /// The form of a valid datagram.
+    Protocol {
+        /// Valid JSON.
+        Json = "json",
+        /// Anything (RFC 862).
+        Raw = "raw",
+    }
 }
-named! {
-    /// The answer to what is not JSON.
-    InvalidJson,
-    /// An error reply.
-    Error = "error",
-    /// None.
-    Ignore = "ignore"
+choice! {
+    /// The reply to what is not JSON.
+    InvalidJson {
+        /// An error reply.
+        Error = "error",
+        /// None.
+        Ignore = "ignore",
+    }
 }
-named! {
-    /// Where the log goes.
-    LogTarget,
-    /// To journald when stderr is connected to it, else to stderr.
-    Auto = "auto",
-    /// To journald.
-    Journald = "journald",
-    /// To standard error.
-    Stderr = "stderr"
+choice! {
+    /// The place where the log goes.
+    LogTarget {
+        /// To journald when standard error is connected to it, else to standard error.
+        Auto = "auto",
+        /// To journald.
+        Journald = "journald",
+        /// To standard error.
+        Stderr = "stderr",
+    }
 }
-named! {
+choice! {
     /// The least severe level that is logged.
-    LogLevel,
-    /// What is told without being asked for.
-    Info = "info",
-    /// Only what the operator should act on.
-    Error = "error",
-    /// Also what the operator should know.
-    Warn = "warn",
-    /// Also what helps to find a fault.
-    Debug = "debug",
-    /// Everything.
-    Trace = "trace"
-}
-
-/// At least one address, none twice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listen(Vec<SocketAddr>);
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self(vec![SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), 9000)])
+    LogLevel {
+        /// Only what the operator should act on.
+        Error = "error",
+        /// Also what the operator should know.
+        Warn = "warn" | "warning",
+        /// Also what happens in the ordinary course.
+        Info = "info",
+        /// Also what helps to find a fault.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
     }
 }
 
-impl Listen {
-    /// These addresses, if they can be listened on together.
+/// Reads one of several names.
+struct OneOf<T> {
+    names: &'static [&'static str],
+    /// The choice that a name in lower case stands for.
+    find: fn(&str) -> Option<T>,
+}
+
+impl<T> Visitor<'_> for OneOf<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, name) in self.names.iter().enumerate() {
+            let separator = match at {
+                0 => "",
+                _ if at + 1 == self.names.len() => " or ",
+                _ => ", ",
+            };
+            write!(f, "{separator}\"{name}\"")?;
+        }
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.find)(&text.to_ascii_lowercase()).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Whole<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Whole<MIN, MAX> {
+    /// This number.
     ///
-    /// # Errors
-    /// None, or the same one twice.
-    pub fn new(addresses: Vec<SocketAddr>) -> Result<Self, &'static str> {
-        let repeated = |(at, address): (usize, &SocketAddr)| address.port() != 0 && addresses[..at].contains(address);
-        if addresses.is_empty() {
-            return Err("at least one address is needed, such as \"[::]:9000\"");
-        }
-        if addresses.iter().enumerate().any(repeated) {
-            return Err("an address is there twice");
-        }
-        Ok(Self(addresses))
-    }
-
-    /// The addresses.
+    /// # Panics
+    /// It is out of range.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.0
+    pub const fn of(number: u32) -> Self {
+        assert!(MIN <= number && number <= MAX, "a number out of its range");
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn value(self) -> u32 {
+        self.0
+    }
+
+    fn within(number: i64) -> Option<Self> {
+        u32::try_from(number).ok().filter(|number| (MIN..=MAX).contains(number)).map(Self)
     }
 }
 
-impl<'de> Deserialize<'de> for Listen {
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let addresses = Vec::<Text<ListenAddress>>::deserialize(deserializer)?;
-        Self::new(addresses.into_iter().map(|address| address.0.0).collect()).map_err(D::Error::custom)
+        struct Number<const MIN: u32, const MAX: u32>;
+        impl<const MIN: u32, const MAX: u32> Visitor<'_> for Number<MIN, MAX> {
+            type Value = Whole<MIN, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a whole number from {MIN} to {MAX}")
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+                Whole::within(number).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+            }
+        }
+        deserializer.deserialize_i64(Number::<MIN, MAX>)
     }
 }
 
-/// An address and a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress(pub SocketAddr);
+/// A number of bytes from `MIN` to `MAX`: a whole number, or text with a unit as systemd has them (`8M`, `8MiB`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Size<const MIN: u32, const MAX: u32>(Whole<MIN, MAX>);
 
-impl FromStr for ListenAddress {
-    type Err = &'static str;
+impl<const MIN: u32, const MAX: u32> Size<MIN, MAX> {
+    /// So many bytes.
+    ///
+    /// # Panics
+    /// They are out of range.
+    #[must_use]
+    pub const fn of(bytes: u32) -> Self {
+        Self(Whole::of(bytes))
+    }
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self).map_err(|_| "not an address and a port, such as `[::]:9000` or `192.0.2.1:9000`")
+    /// The number of bytes.
+    #[must_use]
+    pub const fn value(self) -> u32 {
+        self.0.value()
     }
 }
 
-/// Declares a whole number that holds only what is within a range.
-macro_rules! ranged {
-    ($(#[$doc:meta])* $name:ident, $range:expr, $default:expr) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub struct $name(u32);
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Size<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes<const MIN: u32, const MAX: u32>;
+        impl<const MIN: u32, const MAX: u32> Visitor<'_> for Bytes<MIN, MAX> {
+            type Value = Size<MIN, MAX>;
 
-        impl $name {
-            /// The number.
-            #[must_use]
-            pub fn value(self) -> u32 {
-                self.0
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{MIN} to {MAX} bytes, such as 8388608 or \"8MiB\" (units: KiB, MiB, GiB or K, M, G)")
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+                Whole::within(number).map(Size).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                let within = bytes(text).and_then(|number| Whole::within(number.into()));
+                within.map(Size).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
+        deserializer.deserialize_any(Bytes::<MIN, MAX>)
+    }
+}
 
-        impl Default for $name {
-            fn default() -> Self {
-                Self($default)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Whole;
-                impl Visitor<'_> for Whole {
-                    type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        write!(f, "a whole number from {} to {}", $range.start(), $range.end())
-                    }
-                    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<$name, E> {
-                        let within = u32::try_from(number).ok().filter(|number| $range.contains(number));
-                        within.map($name).ok_or_else(|| {
-                            E::invalid_value(serde::de::Unexpected::Signed(number), &self)
-                        })
-                    }
-                }
-                deserializer.deserialize_i64(Whole)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_u32(self.0)
-            }
-        }
+/// The number of bytes that text such as `8MiB` stands for. `8MB` is refused: it would mean 8 000 000 to some.
+fn bytes(text: &str) -> Option<u32> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor: u32 = match unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return None,
     };
+    number.parse::<u32>().ok()?.checked_mul(factor)
 }
 
-ranged! {
-    /// Threads that serve; 0 = one per CPU.
-    Workers, 0..=256, 1
-}
-ranged! {
-    /// Receive buffer to ask for, in bytes.
-    ReceiveBufferBytes, 4096..=1_073_741_823, 8 << 20
-}
-ranged! {
-    /// A rate of log lines; 0 = no limit.
-    RequestsPerSecond, 0..=1_000_000, 100
-}
-ranged! {
-    /// Characters of a payload in a log line.
-    MaxPayloadBytes, 16..=16_384, 512
-}
-
-ranged! {
-    /// Tokens that one source gains each second; 0 = off.
-    PerSecond, 0..=100_000, 200
-}
-ranged! {
-    /// Tokens that one source may spend at once; the largest datagram costs 54.
-    Burst, LARGEST_COST..=30_000_000, 400
-}
-ranged! {
-    /// Datagrams of all sources together each second; 0 = off.
-    TotalPerSecond, 0..=10_000_000, 0
-}
-ranged! {
-    /// Bits of an IPv4 address.
-    Ipv4Prefix, 1..=32, 32
-}
-ranged! {
-    /// Bits of an IPv6 address.
-    Ipv6Prefix, 1..=128, 64
-}
-ranged! {
-    /// Error replies to one source each second; 0 = no limit.
-    ErrorRepliesPerSecond, 0..=100, 10
-}
-
-/// A value that is written as a string.
+/// A value that is written as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Text<T>(pub T);
+pub struct FromText<T>(pub T);
 
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for FromText<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Parsed<T>(PhantomData<T>);
         impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
-            type Value = Text<T>;
+            type Value = FromText<T>;
+
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
+                f.write_str("text in quotes")
             }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text<T>, E> {
-                let parsed = text.parse().map(Text);
-                parsed.map_err(|reason| E::custom(format!("`{}` is {reason}", text.escape_debug())))
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<FromText<T>, E> {
+                text.parse().map(FromText).map_err(E::custom)
             }
         }
         deserializer.deserialize_str(Parsed(PhantomData))
     }
 }
 
-impl<T: fmt::Display> Serialize for Text<T> {
+impl<T: fmt::Display> Serialize for FromText<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
@@ -267,23 +246,55 @@ impl<T: fmt::Display> Serialize for Text<T> {
 
 /// A range of ports, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ports(pub(super) RangeInclusive<u16>);
+pub struct PortRange(pub(super) RangeInclusive<u16>);
 
-impl FromStr for Ports {
+impl FromStr for PortRange {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.parse(), last.parse()) {
             (Ok(first), Ok(last)) if first <= last => Ok(Self(first..=last)),
-            _ => Err("not a port or a range of ports from 0 to 65535, such as `1900` or `1-1023`"),
+            _ => Err("expected a port or a range of ports from 0 to 65535, such as `1900` or `1-1023`"),
         }
     }
 }
 
-impl fmt::Display for Ports {
+impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (first, last) = (self.0.start(), self.0.end());
         if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_means_what_systemd_means_by_it() {
+        for (text, expected) in [
+            ("8388608", Some(8 << 20)),
+            ("8MiB", Some(8 << 20)),
+            ("8M", Some(8 << 20)),
+            ("8 mib", Some(8 << 20)),
+            ("512KiB", Some(512 << 10)),
+            ("512K", Some(512 << 10)),
+            ("1GiB", Some(1 << 30)),
+            ("1G", Some(1 << 30)),
+            ("4G", None),
+            ("8  MiB", None),
+            ("8MB", None),
+            ("8B", None),
+            ("MiB", None),
+            ("", None),
+            ("-1", None),
+            ("+1M", None),
+            ("1.5M", None),
+            ("1M ", None),
+            ("\u{664}K", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ pub(crate) mod process;
 pub(crate) mod wire;
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,36 +18,52 @@ pub(crate) use process::{Daemon, DaemonCommand, Finished, Running, run};
 /// How long anything may take on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Leaves the test where something it needs is missing: says so, and fails in CI.
+/// Leaves the test where something it needs is missing: says so, and fails in CI. In a loop, see [`provided`].
 macro_rules! need {
     ($there:expr, $($what:tt)+) => {
-        if !$there {
-            crate::harness::skipped(&format!($($what)+));
+        if !crate::harness::provided($there, &format!($($what)+)) {
             return;
         }
     };
 }
 pub(crate) use need;
 
+/// Returns whether part of a test can run; says so where it cannot, and fails in CI.
+pub(crate) fn provided(there: bool, what: &str) -> bool {
+    if !there {
+        skipped(what);
+    }
+    there
+}
+
+/// The loopback addresses that this host has, as text.
+pub(crate) fn loopback_hosts() -> Vec<&'static str> {
+    let mut hosts = vec!["127.0.0.1"];
+    if provided(has_ipv6(), "IPv6 on loopback") {
+        hosts.push("::1");
+    }
+    hosts
+}
+
 /// Says that a test is skipped, past the test runner's capture.
 pub(crate) fn skipped(what: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "needed in CI: {what}");
     let name = std::thread::current().name().unwrap_or("test").to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped {name}: needs {what}");
+    let _ = writeln!(io::stderr(), "skipped {name}: needs {what}");
 }
 
-/// Whether a program is on the search path.
+/// Returns whether a program is on the search path.
 pub(crate) fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(name).is_file())
 }
 
-/// Whether this host speaks IPv6 to itself.
+/// Returns whether this host speaks IPv6 to itself.
 pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::1]:0").is_ok()
 }
 
-/// Whether tests may make namespaces and mounts.
+/// Returns whether tests may make namespaces and mounts.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::linux::fs::MetadataExt::st_uid(&own) == 0)
 }
@@ -88,6 +104,13 @@ pub(crate) fn connected(server: SocketAddr) -> UdpSocket {
     socket
 }
 
+/// A socket on loopback that holds its port and hears nobody, so that whoever sends there is refused.
+pub(crate) fn refusing_socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(socket.local_addr().unwrap()).unwrap();
+    socket
+}
+
 /// Sends a datagram and returns the reply.
 pub(crate) fn ask(socket: &UdpSocket, datagram: &[u8]) -> Vec<u8> {
     socket.send(datagram).unwrap();
@@ -96,15 +119,26 @@ pub(crate) fn ask(socket: &UdpSocket, datagram: &[u8]) -> Vec<u8> {
 
 pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 1 << 16];
-    let length = socket.recv(&mut buffer).unwrap();
+    let length = retry(|| socket.recv(&mut buffer)).unwrap();
     buffer.truncate(length);
     buffer
 }
 
-/// Whether nothing comes for a while; ask something else first and wait for its reply, so that this need not be long.
+/// Calls again what a signal interrupted: with a time limit on a socket, being stopped and continued is enough.
+pub(crate) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Returns whether nothing comes for a while; ask something else first and wait for its reply, so that this need not be
+/// long.
 pub(crate) fn is_silent(socket: &UdpSocket) -> bool {
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let silent = socket.recv(&mut [0; 1 << 16]).is_err();
+    let silent = retry(|| socket.recv(&mut [0; 1 << 16])).is_err();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     silent
 }

@@ -12,6 +12,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echo_udpd::ledger::DropReason;
+
 use super::namespace::Namespace;
 use super::{DEADLINE, sh, temporary_file, wait_for};
 
@@ -108,12 +110,22 @@ impl Running {
     /// Stops it with SIGSTOP, and waits until every thread stands still.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
-        wait_for("all threads to stand still", || {
+        self.wait_for_threads("to stand still", 'T');
+    }
+
+    /// Waits until every thread sleeps: a thread that was woken and has not run yet does not.
+    pub(crate) fn wait_until_idle(&self) {
+        self.wait_for_threads("to sleep", 'S');
+    }
+
+    /// Waits until all threads are in this state of proc(5).
+    fn wait_for_threads(&self, what: &str, state: char) {
+        let state = format!("State:\t{state}");
+        wait_for(&format!("all threads of {} {what}", self.name), || {
             let mut threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-            let stopped = |status: String| status.contains("State:\tT");
-            let all =
-                threads.all(|thread| stopped(std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap()));
-            all.then_some(())
+            // A thread that has ended meanwhile is in no state.
+            let status = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("status"));
+            threads.all(|thread| status(thread.unwrap()).map_or(true, |status| status.contains(&state))).then_some(())
         });
     }
 
@@ -126,7 +138,7 @@ impl Running {
         }
     }
 
-    /// Whether it ends in time.
+    /// Returns whether it ends in time.
     pub(crate) fn wait_within(&mut self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
@@ -290,11 +302,14 @@ impl Daemon {
         self.process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// All counters, as SIGUSR1 logs them, once they stand still: a turn of the loop is counted when its replies are out.
+    /// All counters, as SIGUSR1 logs them, once they stand still: a turn of the loop is counted when its replies are
+    /// out.
     pub(crate) fn counters(&mut self) -> Counters {
+        self.process.wait_until_idle();
         let mut last = self.counters_now();
         wait_for("the counters to stand still", || {
             thread::sleep(Duration::from_millis(25));
+            self.process.wait_until_idle();
             let now = self.counters_now();
             let before = std::mem::replace(&mut last, now);
             (before == last).then(|| last.clone())
@@ -338,11 +353,11 @@ impl Counters {
 
     /// Every datagram is accounted for.
     pub(crate) fn assert_balance(&self) {
-        let before =
-            ["truncated", "source_port", "source_address", "destination", "access", "rate_limit", "handler_busy"];
-        let after = ["own_error", "invalid", "error_limit", "handler_failed", "send"];
-        let sum = |reasons: &[&str]| reasons.iter().map(|reason| self.of(&format!("dropped_{reason}"))).sum::<u64>();
-        assert_eq!(self.of("received"), self.of("handled") + sum(&before), "{self:?}");
-        assert_eq!(self.of("handled"), self.of("echoed") + self.of("error_replies") + sum(&after), "{self:?}");
+        let drops = |before: bool| {
+            let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_before_handler() == before);
+            reasons.map(|reason| self.of(&format!("dropped_{reason}"))).sum::<u64>()
+        };
+        assert_eq!(self.of("received"), self.of("handled") + drops(true), "{self:?}");
+        assert_eq!(self.of("handled"), self.of("echoed") + self.of("error_replies") + drops(false), "{self:?}");
     }
 }

@@ -1,16 +1,16 @@
 //! Raw packets on a cable between two namespaces: sent with any source and destination, and captured.
 
-#![allow(unsafe_code, reason = "a packet socket's address has no safe constructor")]
+#![allow(unsafe_code, reason = "a packet socket's address, and some options, have no safe wrapper")]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
 use std::process::Command;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::namespace::Namespace;
-use super::run;
+use super::{DEADLINE, retry, run};
 
 /// One end of a cable.
 pub(crate) struct Wire {
@@ -64,7 +64,7 @@ impl Wire {
         // SAFETY: the closure writes an address and its length.
         let ((), address) = unsafe { SockAddr::try_init(write) }.unwrap();
         socket.bind(&address).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Self { socket, own: hardware_address(here), other: hardware_address(there) }
     }
 
@@ -116,7 +116,7 @@ impl Wire {
     pub(crate) fn capture(&self) -> Captured {
         loop {
             let mut frame = vec![0; 1 << 16];
-            let length = (&self.socket).read(&mut frame).expect("a datagram in time");
+            let length = retry(|| (&self.socket).read(&mut frame)).expect("a datagram in time");
             frame.truncate(length);
             if frame[6..12] == self.other
                 && let Some(captured) = parse(&frame[12..])
@@ -141,6 +141,26 @@ fn checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// Lets the kernel fill in the checksum of what a raw IPv6 socket sends, at this offset (ipv6(7)).
+pub(crate) fn set_ipv6_checksum(socket: &Socket, offset: i32) -> std::io::Result<()> {
+    const IPV6_CHECKSUM: i32 = 7;
+    set_option(socket.as_raw_fd(), libc::IPPROTO_IPV6, IPV6_CHECKSUM, offset)
+}
+
+/// Sends a datagram for each `size` bytes of the payload, in one call (UDP_SEGMENT of udp(7)).
+pub(crate) fn send_segments(socket: &UdpSocket, payload: &[u8], size: i32) -> std::io::Result<()> {
+    set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, size)?;
+    socket.send(payload).map(drop)
+}
+
+fn set_option(socket: RawFd, level: i32, option: i32, value: i32) -> std::io::Result<()> {
+    // SAFETY: the option value is one live i32, and its size is what the kernel is told.
+    let result = unsafe {
+        libc::setsockopt(socket, level, option, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// A packet from its Ethernet type on.

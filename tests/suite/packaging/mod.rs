@@ -10,7 +10,7 @@ use std::process::Command;
 
 use echo_udpd::{cli, daemon, message};
 
-use crate::harness::{has_program, need, run};
+use crate::harness::{has_program, need, provided, run};
 
 fn packaging(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
@@ -106,7 +106,7 @@ fn completions_complete() {
 #[test]
 fn completions_are_well_formed() {
     for (shell, files) in [("zsh", ["_echo-udpd", "_echo-udp"]), ("fish", ["echo-udpd.fish", "echo-udp.fish"])] {
-        need!(has_program(shell), "{shell}");
+        let files = if provided(has_program(shell), shell) { &files[..] } else { &[] };
         for file in files {
             run(Command::new(shell).arg("-n").arg(packaging("completions").join(file))).success();
         }

@@ -1,0 +1,98 @@
+//! The rate of each source, as an operator sets it.
+
+use super::prefix::Prefix;
+use super::{LARGEST_COST, LONGEST_BURST};
+
+/// The rate of each source. Every started 1232 bytes of a datagram cost one token; an empty one costs one as well.
+///
+/// ```
+/// use echo_udpd::admission::{Policy, RateLimit};
+///
+/// let mut policy = Policy::open();
+/// policy.rate_limit = RateLimit::per_source(200, 400)?;
+/// policy.rate_limit.total_per_second = 10_000;
+/// # Ok::<(), echo_udpd::admission::RateLimitError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimit {
+    pub(super) per_second: u32,
+    pub(super) burst: u32,
+    /// Datagrams of all sources together that have a limit, each second and at once; 0 = no limit.
+    pub total_per_second: u32,
+    /// Bits of an IPv4 address that make one source.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that make one source. Link-local and NAT64 addresses are counted individually, Teredo ones by
+    /// the client's IPv4 address, 6to4 ones by at most 48 bits, which is what one IPv4 address has.
+    pub ipv6_prefix: u8,
+    /// Sources without a limit. A client on this host that asks a loopback address has none either: see
+    /// [`Admission::with_client_ports`](super::Admission::with_client_ports).
+    pub exempt: Vec<Prefix>,
+}
+
+/// A burst that would never let a large datagram pass, or would take too long to refill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a burst of {burst} tokens at {per_second} a second: it must be at least {LARGEST_COST}, the cost of the largest \
+     datagram, and refill within {LONGEST_BURST} s"
+)]
+pub struct RateLimitError {
+    per_second: u32,
+    burst: u32,
+}
+
+impl RateLimit {
+    /// No limit.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self { per_second: 0, burst: 0, total_per_second: 0, ipv4_prefix: 32, ipv6_prefix: 64, exempt: Vec::new() }
+    }
+
+    /// Gives each source so many tokens a second, of which it may spend at most `burst` at once; a rate of 0 is no
+    /// limit, whatever the burst. A source is one IPv4 address or one IPv6 /64.
+    ///
+    /// # Errors
+    /// The burst is less than [`LARGEST_COST`], or more than the source gains in [`LONGEST_BURST`] seconds.
+    pub fn per_source(per_second: u32, burst: u32) -> Result<Self, RateLimitError> {
+        let refills_in_time = burst <= per_second.saturating_mul(LONGEST_BURST);
+        if per_second == 0 || (LARGEST_COST <= burst && refills_in_time) {
+            Ok(Self { per_second, burst, ..Self::unlimited() })
+        } else {
+            Err(RateLimitError { per_second, burst })
+        }
+    }
+
+    /// The tokens that a source gains each second; 0 = no limit.
+    #[must_use]
+    pub fn per_second(&self) -> u32 {
+        self.per_second
+    }
+
+    /// The tokens that it may spend at once.
+    #[must_use]
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_the_largest_datagram_and_refills_in_time() {
+        for (per_second, burst) in [(100, 54), (1, 300), (200, 400), (100_000, 30_000_000), (0, 0), (0, u32::MAX)] {
+            let limit = RateLimit::per_source(per_second, burst).unwrap();
+            assert_eq!((limit.per_second(), limit.burst()), (per_second, burst));
+        }
+        for (per_second, burst) in [(100, 0), (100, 53), (1, 301), (100, 30_001)] {
+            let refused = RateLimit::per_source(per_second, burst).unwrap_err();
+            assert_eq!(refused, RateLimitError { per_second, burst });
+        }
+        assert_eq!(
+            RateLimit::per_source(100, 0).unwrap_err().to_string(),
+            "a burst of 0 tokens at 100 a second: it must be at least 54, the cost of the largest datagram, and refill \
+             within 300 s"
+        );
+    }
+}

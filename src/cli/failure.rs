@@ -1,0 +1,90 @@
+//! Why a command of the client program did not do what it was asked, and the exit status that says so.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::client::ClientError;
+use crate::serializer::DeserializeError;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// Also what --help and --version print.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    #[error("resolve {host}")]
+    Resolve { host: String, source: io::Error },
+    #[error("{host} has no {family} address")]
+    NoAddress { host: String, family: &'static str },
+    #[error("{address} is not a unicast address: it stands for many hosts")]
+    NotUnicast { address: SocketAddr },
+    #[error("read standard input")]
+    ReadInput(#[source] io::Error),
+    #[error("standard input is more than {limit} bytes, the most that a datagram carries")]
+    InputTooLarge { limit: usize },
+    #[error("write standard output")]
+    WriteOutput(#[source] io::Error),
+    #[error("connect to {address} (a broadcast address, or forbidden by this host)")]
+    Forbidden { address: SocketAddr, source: io::Error },
+    #[error("send to {address}")]
+    Send { address: SocketAddr, source: io::Error },
+    #[error("receive from {address}")]
+    Receive { address: SocketAddr, source: io::Error },
+    /// It says with whom, or it does not matter.
+    #[error(transparent)]
+    Client(ClientError),
+    #[error(
+        "no reply from {address} within {} s (the server may be rate limiting; echo-udpd by default allows \
+         200 datagrams and 10 error replies per second to one source)",
+        .wait.as_secs_f64()
+    )]
+    NoReply { address: SocketAddr, wait: Duration },
+    #[error("connection refused by {address} (nothing is listening there)")]
+    Refused { address: SocketAddr },
+    #[error("{address} replied with an error: {text}")]
+    ErrorReply { address: SocketAddr, text: String },
+    #[error("invalid reply from {address}")]
+    InvalidReply { address: SocketAddr, source: DeserializeError },
+    #[error("the reply from {address} differs from what was sent")]
+    Different { address: SocketAddr },
+}
+
+impl Failure {
+    /// What a client's error means, at this address and with this time to wait.
+    pub(super) fn of_client(error: ClientError, address: SocketAddr, wait: Duration) -> Self {
+        match error {
+            error if error.is_refused() => Self::Refused { address },
+            ClientError::TimedOut(_) => Self::NoReply { address, wait },
+            ClientError::Send(source) => Self::Send { address, source },
+            // An ICMP error of the server's host or of a router on the way.
+            ClientError::Receive(source) => Self::Receive { address, source },
+            // connect(2): a socket that may not send broadcasts cannot be connected to a broadcast address.
+            ClientError::Connect { address, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Self::Forbidden { address, source }
+            }
+            error => Self::Client(error),
+        }
+    }
+
+    /// 1: no reply, or not the one wanted. 2: it could not even ask, or print.
+    pub(super) fn status(&self) -> u8 {
+        match self {
+            Self::Receive { .. }
+            | Self::NoReply { .. }
+            | Self::Refused { .. }
+            | Self::ErrorReply { .. }
+            | Self::InvalidReply { .. }
+            | Self::Different { .. } => 1,
+            Self::CommandLine(_)
+            | Self::Resolve { .. }
+            | Self::NoAddress { .. }
+            | Self::NotUnicast { .. }
+            | Self::ReadInput(_)
+            | Self::InputTooLarge { .. }
+            | Self::WriteOutput(_)
+            | Self::Forbidden { .. }
+            | Self::Send { .. }
+            | Self::Client(_) => 2,
+        }
+    }
+}

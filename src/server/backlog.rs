@@ -1,0 +1,71 @@
+//! Replies that found no room in the socket's send buffer: they wait here for a short while, and the worker goes on.
+//!
+//! The buffer is full when the network is slower than the worker; or when replies wait in it, up to three seconds, for
+//! neighbours that do not answer (arp(7)), which anyone can cause who forges addresses of a subnet of this host.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use crate::socket::{Outgoing, SendBatch, Sent};
+
+/// How long a reply may wait.
+const MAX_WAIT: Duration = Duration::from_millis(20);
+/// How many may wait.
+const CAPACITY: usize = 256;
+
+/// Replies in order, each with the time that it began to wait.
+#[derive(Default)]
+pub(super) struct Backlog {
+    replies: Vec<Outgoing>,
+    since: VecDeque<Instant>,
+}
+
+impl Backlog {
+    pub(super) fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    /// Sends what waits and then what is new; what finds no room waits from now on, and what has waited too long or is too
+    /// much is dropped. `report` is told of each that was sent or dropped.
+    pub(super) fn send(
+        &mut self,
+        batch: &mut SendBatch,
+        socket: BorrowedFd<'_>,
+        new: &mut Vec<Outgoing>,
+        mut report: impl FnMut(Sent<'_>),
+    ) {
+        if self.is_empty() {
+            if batch.send(socket, new, &mut report).is_err() {
+                self.keep(new, Instant::now(), report);
+            }
+            return;
+        }
+        let result = batch.send(socket, &mut self.replies, &mut report);
+        self.since.drain(..self.since.len() - self.replies.len());
+        if result.is_err() || batch.send(socket, new, &mut report).is_err() {
+            let now = Instant::now();
+            self.expire(now, &mut report);
+            self.keep(new, now, report);
+        }
+    }
+
+    /// Drops what has waited too long.
+    fn expire(&mut self, now: Instant, mut report: impl FnMut(Sent<'_>)) {
+        let expired = self.since.iter().take_while(|&&since| now.duration_since(since) >= MAX_WAIT).count();
+        self.since.drain(..expired);
+        self.replies.drain(..expired).for_each(|reply| report(refused(&reply)));
+    }
+
+    fn keep(&mut self, new: &mut Vec<Outgoing>, now: Instant, mut report: impl FnMut(Sent<'_>)) {
+        let room = CAPACITY - self.replies.len();
+        new.drain(new.len().min(room)..).for_each(|reply| report(refused(&reply)));
+        self.since.extend(new.iter().map(|_| now));
+        self.replies.append(new);
+    }
+}
+
+fn refused(reply: &Outgoing) -> Sent<'_> {
+    Sent::Refused(reply, io::ErrorKind::WouldBlock.into())
+}

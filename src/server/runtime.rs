@@ -1,0 +1,60 @@
+//! Runs a worker on a thread without a runtime: makes one, and another when it fails.
+//!
+//! tokio panics when it cannot wait for events (an `epoll_wait(2)` that fails, say). The sockets and counters outlive
+//! that: only what waited in handlers is lost.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::ServeError;
+use super::workers::{Served, Service};
+use crate::handler::DatagramRequestHandler;
+use crate::message;
+use crate::protocol::DatagramProtocol;
+
+/// The pause before a runtime is made again: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
+
+/// A runtime for one thread.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+impl<P, H> Service<P, H>
+where
+    P: DatagramProtocol + Send + Sync + 'static,
+    H: DatagramRequestHandler<P> + Send + Sync + 'static,
+{
+    /// Runs a worker on a runtime, which is replaced when it fails; only what fails before it ever served is an error.
+    pub(super) fn run_restarting(&self, current: &mut Runtime, sockets: &[Served]) -> Result<(), ServeError> {
+        let [mut pause, longest] = PAUSES;
+        loop {
+            let failure = match self.run_once(current, sockets) {
+                Ok(()) => return Ok(()),
+                Err(failure) if sockets.iter().any(|served| !served.begun.load(Relaxed)) => return Err(failure),
+                Err(failure) => failure,
+            };
+            if self.shared.is_closing() {
+                return Ok(());
+            }
+            tracing::error!(message_id = message::WORKER_RESTARTED, "a worker failed ({failure}), restarting it");
+            thread::sleep(pause);
+            pause = longest.min(2 * pause);
+            if let Ok(fresh) = runtime() {
+                // A runtime that has failed may fail to end, too.
+                let failed = std::mem::replace(current, fresh);
+                drop(catch_unwind(AssertUnwindSafe(|| drop(failed))));
+            }
+        }
+    }
+
+    fn run_once(&self, runtime: &Runtime, sockets: &[Served]) -> Result<(), ServeError> {
+        let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run_worker(sockets))));
+        ran.unwrap_or(Err(ServeError::WorkerPanicked))
+    }
+}
