@@ -17,6 +17,8 @@ messages! {
     LISTENING = "6649fdb20627458d8b424d4fa2d6702a";
     /// A socket was not bound but handed over by a socket unit, or kept by the service manager.
     INHERITED = "3ee61f4a07c54796b7424a24ba255b9c";
+    /// Sockets were kept on a port that the daemon could not bind itself.
+    NOT_BINDABLE = "d5bcb186d7594ff2a5458664db9bd735";
     /// The sockets that were handed over are not those of the settings.
     LISTEN_IGNORED = "f6c43bd46de845f99ae4ff2c0075d846";
     /// There are fewer sockets than workers.
@@ -29,6 +31,8 @@ messages! {
     SEND_BUFFER_SMALL = "635b4dbf6d404f4ab8428bddb4513f3f";
     /// The daemon could not start, or ended by an error.
     FAILED = "2d43fbe711324bb7b24a2f4678743c6d";
+    /// Where the settings of the start come from.
+    SETTINGS_READ = "165b66b7f8b64f068a4eefb992531dd2";
     /// The settings were read again and are in force.
     RELOADED = "1a3e8d3712f543deb6b6c510b092a51f";
     /// The settings could not be read again.
@@ -37,6 +41,8 @@ messages! {
     NEEDS_RESTART = "d66272cd96ea4cb09b65534a33af4608";
     /// The daemon stopped as asked.
     STOPPED = "2f3c4b405a51431f9e5e6c3ef13435c0";
+    /// The server did not stop in time, and the process ended all the same.
+    NOT_STOPPED = "cb157c0587c849f2bf2ee5b0bdd39c85";
     /// All counters, as SIGUSR1 asks for them.
     COUNTERS = "e3e5d038bf75476ba317f9cd8819bee6";
     /// Requests beyond the rate of the log.
@@ -53,7 +59,9 @@ messages! {
     EXEMPT = "a8133191f9264761b5f3e85dd2e3d07a";
     /// A thread panicked.
     PANIC = "5cb3f93ab8a44125ae9995f3ac1ebf42";
-    /// Lines of the log were lost.
+    /// The settings ask for journald, which is not there.
+    NO_JOURNALD = "4db9ac7886b84f9eb6037a92cf145fc6";
+    /// Lines of the log were dropped.
     LINES_LOST = "6ee51d93705b4225bfaddb49d27ae58e";
     /// A request handler failed.
     HANDLER_FAILED = "2e2556f7682548dc8f54d83e832785af";

@@ -4,24 +4,27 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, ValueHint};
 
-use super::Source;
+use super::settings::source::Source;
 use super::settings::{Listen, ListenAddress, ListenError};
 
-/// What the daemon was called with.
+/// The daemon's command line, parsed.
 #[derive(Debug, Parser)]
 #[command(
     name = "echo-udpd",
     version,
     about = "Answers each UDP datagram with itself, over IPv6 and IPv4",
-    after_help = "Without --config the settings are those of /etc/echo-udpd/echo-udpd.toml if it exists, else the defaults.\n\
-                  Signals: SIGTERM and SIGINT stop, SIGHUP reloads the settings, SIGUSR1 logs all counters.\n\
+    after_help = "Without --config the settings are those of /etc/echo-udpd/echo-udpd.toml if it exists, else the \
+                  defaults.\n\
+                  Signals: SIGTERM and SIGINT stop, SIGHUP reloads the settings, SIGUSR1 logs all counters. With a \
+                  controlling terminal SIGHUP stops, unless it was ignored at the start (nohup).\n\
                   Exit status: 0 stopped as asked, 1 could not run, 2 usage, 78 configuration."
 )]
 pub(super) struct CommandLine {
     /// Read the settings from this file
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, env = "ECHO_UDPD_CONFIG")]
+    #[arg(hide_env_values = true)]
     config: Option<PathBuf>,
-    /// Answer on this address and port, whatever the settings say; may be given several times
+    /// Listen on this address and port instead of those in the settings; repeatable
     #[arg(short, long, value_name = "ADDR")]
     listen: Vec<ListenAddress>,
     /// Only check the settings
@@ -36,7 +39,7 @@ impl CommandLine {
     /// Reads it.
     ///
     /// # Errors
-    /// It makes no sense, or asks for a help or version text, which is the error.
+    /// It is invalid, or asks for a help or version text, which is the error.
     pub(super) fn read() -> Result<Self, clap::Error> {
         let command_line = Self::try_parse()?;
         if let Some(Err(reason)) = command_line.listen() {
@@ -48,7 +51,7 @@ impl CommandLine {
 
     /// Where the settings come from.
     pub(super) fn source(&self) -> Source {
-        Source { config: self.config.clone(), listen: self.listen().and_then(Result::ok) }
+        Source::new(self.config.clone(), self.listen().and_then(Result::ok))
     }
 
     fn listen(&self) -> Option<Result<Listen, ListenError>> {

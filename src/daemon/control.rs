@@ -1,195 +1,199 @@
-//! What runs apart from the workers: signals, reload, watchdog, and the second's tick.
+//! What runs apart from the workers: stop, reload, counters, watchdog, and the second's tick.
+//!
+//! The loop waits for one thing, to be woken or for the next event that is due. Whatever an outsider can stall, a
+//! settings file or the service manager's socket, has a thread of its own.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
-
-use super::drop_report::DropReport;
-use super::logging::Logging;
-use super::report::{self, Origin, Status};
+use super::operator::Operator;
+use super::report;
+use super::settings::source::{Loaded, SettingsError, Source};
 use super::settings::{Reloadable, Settings};
-use super::systemd::{self, ServiceManager};
-use super::{DaemonError, Source};
-use crate::failure_chain::FailureChain;
+use super::signals::{Requests, Wake, Wakeups};
+use super::watchdog::Watchdog;
 use crate::message;
-use crate::server::ServerHandle;
 use crate::server::blocking::BackgroundServer;
-
-/// How long the end of the process waits for the log's reader.
-pub(super) const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+use crate::server::{ServeError, ServerHandle};
 
 /// How often the status and the counts of a second are told.
-const TICK: Duration = Duration::from_secs(1);
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Signals could not be watched.
-#[derive(Debug, thiserror::Error)]
-#[error("watch signals")]
-pub(super) struct ControlError(#[from] io::Error);
+/// How long the server may take to stop: longer than it gives handlers that wait.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
-/// What the signals ask for, and what a reload compares with.
-pub(super) struct Control {
-    requests: Receiver<Request>,
-    /// Set by the handler itself, should its message to the thread be lost.
-    stop: Arc<AtomicBool>,
+/// How often a server that does not stop is woken again.
+const WAKE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the process is asked for, and how its control thread hears of it.
+pub(super) struct Inbox {
+    pub(super) requests: Requests,
+    pub(super) wake: Wake,
+    pub(super) wakeups: Wakeups,
+}
+
+impl Inbox {
+    /// Reads settings, unless the daemon is asked to stop first.
+    ///
+    /// # Errors
+    /// Those of [`Source`].
+    pub(super) fn read(&self, source: &mut Source) -> Result<Option<Loaded>, SettingsError> {
+        source.begin(self.waker())?;
+        while !self.requests.stop() {
+            if let Some(read) = source.poll() {
+                return read.map(Some);
+            }
+            self.wakeups.wait_until(source.deadline().unwrap_or_else(|| Instant::now() + TICK_INTERVAL));
+        }
+        Ok(None)
+    }
+
+    fn waker(&self) -> impl Fn() + Send + 'static {
+        let wake = self.wake.clone();
+        move || wake.wake()
+    }
+}
+
+/// The control of a running server.
+pub(super) struct Control<'a, A> {
+    server: BackgroundServer,
+    handle: ServerHandle,
+    inbox: &'a Inbox,
+    operator: Operator<'a>,
     source: Source,
-    /// The settings of the start, which a reload compares with.
-    started: Settings,
+    started: Started,
+    /// Puts reloaded settings in force.
+    apply: A,
+    watchdog: Option<Watchdog>,
+    tick: Instant,
 }
 
-/// What the daemon is asked to do.
-enum Request {
-    Stop,
-    Reload,
-    LogCounters,
+/// How the server was started, which a reload compares with.
+pub(super) struct Started {
+    pub(super) settings: Settings,
+    /// Whether a socket unit says where to listen.
+    pub(super) by_socket_unit: bool,
 }
 
-impl Control {
-    /// Installs the signal handlers, and starts the thread that hears of them.
-    pub(super) fn new(source: Source, started: Settings) -> Result<Self, ControlError> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-        let (heard, requests) = channel();
-        thread::Builder::new().name("signals".into()).spawn(move || {
-            for signal in signals.forever() {
-                let request = match signal {
-                    SIGHUP => Request::Reload,
-                    SIGUSR1 => Request::LogCounters,
-                    _ => Request::Stop,
-                };
-                // Nobody listens any more: the daemon is stopping.
-                let _ = heard.send(request);
-            }
-        })?;
-        let stop = Arc::<AtomicBool>::default();
-        for signal in [SIGTERM, SIGINT] {
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
-        }
-        Ok(Self { requests, stop, source, started })
-    }
-
-    /// Runs until the daemon is asked to stop; `apply` puts reloaded settings in force.
-    pub(super) fn run(
-        self,
+impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
+    pub(super) fn new(
         server: BackgroundServer,
-        origin: Origin,
-        logging: &Logging,
-        apply: impl Fn(&Reloadable),
-    ) -> Result<(), DaemonError> {
+        inbox: &'a Inbox,
+        operator: Operator<'a>,
+        source: Source,
+        started: Started,
+        apply: A,
+    ) -> Self {
         let handle = server.handle().clone();
-        report::listeners(handle.listeners(), self.started.receive_buffer_bytes.value() as usize);
-        report::origin(origin, handle.listeners(), &self.started);
-        report::exempt(&self.started.reloadable());
-        let mut status = Status::new(&handle);
-        let mut manager = ServiceManager::default();
-        manager.ready(status.line(logging.dropped()));
-        let mut unlogged = 0;
-        let mut drops = DropReport::default();
-        let mut tick = Instant::now() + TICK;
-        let mut watchdog = Watchdog::new(&handle);
-        while handle.is_serving() {
-            let next = watchdog.as_ref().map_or(tick, |watchdog| watchdog.due.min(tick));
-            match self.requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Request::Stop) => break,
-                Ok(Request::LogCounters) => report::counters(&handle.stats(), logging.dropped()),
-                Ok(Request::Reload) => {
-                    manager.reloading();
-                    status.note = self.reload(origin, logging, &apply);
-                    manager.ready(status.line(logging.dropped()));
-                }
-                Err(_) if self.stop.load(Relaxed) => break,
-                Err(_) => {}
-            }
-            let now = Instant::now();
-            if let Some(watchdog) = &mut watchdog
-                && now >= watchdog.due
-                && watchdog.is_answered(&handle)
-            {
-                manager.alive();
-            }
-            if now >= tick {
-                tick = now + TICK;
-                let stats = handle.stats();
-                report::unlogged(stats.unlogged - unlogged);
-                unlogged = stats.unlogged;
-                drops.tick(now, &stats.dropped, &handle);
-                status.tick(now, stats);
-                manager.status(status.line(logging.dropped()));
-            }
-        }
-        manager.stopping();
-        handle.shutdown();
-        server.join().map_err(DaemonError::Ended)?;
-        let stats = handle.stats();
-        report::unlogged(stats.unlogged - unlogged);
-        report::stopped(&stats, logging.dropped());
-        Ok(())
+        let watchdog = Watchdog::start(&handle);
+        let tick = Instant::now() + TICK_INTERVAL;
+        Self { server, handle, inbox, operator, source, started, apply, watchdog, tick }
     }
 
-    /// Reads the settings again and puts them in force; says what the status line should add.
-    fn reload(&self, origin: Origin, logging: &Logging, apply: &impl Fn(&Reloadable)) -> String {
-        let settings = match self.source.read() {
-            Ok(settings) => settings,
-            Err(error) => {
-                let reason = FailureChain(&error).to_string();
-                tracing::error!(
-                    message_id = message::RELOAD_FAILED,
-                    "reload failed: {reason}, keeping the running settings"
-                );
-                return format!("; reload failed: {reason}");
+    /// Runs until the daemon is asked to stop.
+    ///
+    /// # Errors
+    /// The server ended by itself.
+    pub(super) fn run(mut self) -> Result<(), ServeError> {
+        self.operator.ready();
+        // A stop goes before everything else.
+        while self.handle.is_serving() && !self.inbox.requests.stop() {
+            if self.inbox.requests.take_counters() {
+                self.operator.counters();
             }
-        };
-        let live = settings.reloadable();
-        apply(&live);
-        logging.set_level(live.log_level);
+            self.reload();
+            self.watch();
+            self.tick();
+            self.inbox.wakeups.wait_until(self.next_event());
+        }
+        self.stop()
+    }
+
+    /// Begins a reload that was asked for, or ends the one that is under way.
+    fn reload(&mut self) {
+        if !self.source.is_reading() {
+            if !self.inbox.requests.take_reload() {
+                return;
+            }
+            self.operator.reloading();
+            if let Err(error) = self.source.begin(self.inbox.waker()) {
+                self.end_reload(Err(error));
+                return;
+            }
+        }
+        if let Some(read) = self.source.poll() {
+            self.end_reload(read);
+        }
+    }
+
+    fn end_reload(&mut self, read: Result<Loaded, SettingsError>) {
+        match read {
+            Ok(loaded) => self.put_in_force(&loaded),
+            Err(error) => self.operator.reload_failed(&error),
+        }
+        self.operator.ready();
+        // The next may have been asked for meanwhile.
+        self.inbox.wake.wake();
+    }
+
+    fn put_in_force(&mut self, loaded: &Loaded) {
+        let live = loaded.settings.reloadable();
+        (self.apply)(&live);
         report::exempt(&live);
-        tracing::info!(message_id = message::RELOADED, "settings reloaded");
-        self.warn_of_restart(origin, &settings)
-    }
-
-    fn warn_of_restart(&self, origin: Origin, settings: &Settings) -> String {
-        let mut changed = self.started.fixed().differences(&settings.fixed());
+        let mut changed = self.started.settings.fixed().differences(&loaded.settings.fixed());
         // A socket unit says where to listen, at the next start too.
-        changed.retain(|&key| key != "listen" || origin.handed_over == 0);
-        let changed = changed.join(", ");
-        if changed.is_empty() {
-            return String::new();
+        changed.retain(|&key| key != "listen" || !self.started.by_socket_unit);
+        self.operator.reloaded(&report::origin(loaded), live.log_level, &changed);
+    }
+
+    fn watch(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog
+            && Instant::now() >= watchdog.due()
+            && watchdog.every_loop_turns(&self.handle)
+        {
+            self.operator.alive();
         }
-        tracing::warn!(
-            message_id = message::NEEDS_RESTART,
-            "changed in the settings, but in force only after a restart: {changed}"
-        );
-        format!("; restart to change {changed}")
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now >= self.tick {
+            self.tick = now + TICK_INTERVAL;
+            self.operator.tick(now);
+        }
+    }
+
+    fn next_event(&self) -> Instant {
+        let watchdog = self.watchdog.as_ref().map(Watchdog::due);
+        [watchdog, self.source.deadline()].into_iter().flatten().fold(self.tick, Instant::min)
+    }
+
+    fn stop(mut self) -> Result<(), ServeError> {
+        self.operator.stopping();
+        self.handle.shutdown();
+        let ended = join(self.server);
+        if ended.is_none() {
+            tracing::error!(
+                message_id = message::NOT_STOPPED,
+                "the server did not stop within {} s, exiting without it",
+                SHUTDOWN_GRACE.as_secs()
+            );
+        }
+        self.operator.stopped();
+        ended.unwrap_or(Ok(()))
     }
 }
 
-/// What the service manager's watchdog hears: that every loop gave a proof since it was last asked.
-struct Watchdog {
-    interval: Duration,
-    due: Instant,
-    proofs: Vec<u64>,
-}
-
-impl Watchdog {
-    /// Asks for the first proofs; `None` when nobody watches.
-    fn new(server: &ServerHandle) -> Option<Self> {
-        let interval = systemd::watchdog_interval()?;
-        server.ask_for_proof();
-        // The first time soon, so that the service manager has heard before its time is over.
-        Some(Self { interval, due: Instant::now() + interval / 2, proofs: vec![0; server.proofs().len()] })
+/// Waits for a server that was asked to stop, and wakes it again should the first wake have failed. `None`: it does not
+/// stop, and is left behind.
+fn join(mut server: BackgroundServer) -> Option<Result<(), ServeError>> {
+    let deadline = Instant::now() + SHUTDOWN_GRACE;
+    while Instant::now() < deadline {
+        if let Some(ended) = server.join_timeout(WAKE_INTERVAL) {
+            return Some(ended);
+        }
+        server.handle().wake();
     }
-
-    /// Whether every loop answered; asks anew.
-    fn is_answered(&mut self, server: &ServerHandle) -> bool {
-        self.due = Instant::now() + self.interval;
-        let proofs = server.proofs();
-        let answered = proofs.iter().zip(&self.proofs).all(|(now, before)| now > before);
-        self.proofs = proofs;
-        server.ask_for_proof();
-        answered
-    }
+    // Dropping it would wait for it.
+    std::mem::forget(server);
+    None
 }

@@ -1,136 +1,51 @@
-//! The daemon `echo-udpd`: command line and settings in, a server running, its log and its service manager told.
+//! The daemon `echo-udpd`: command line and settings in, a server running, its operator and service manager notified.
 //!
-//! Wires the rooms together; how datagrams are answered is the server's business. Workers have threads of their own,
-//! this one is for control: signals, reload, status.
+//! Workers have threads of their own, and so has control (signals, reload, status). The main thread only waits for
+//! the end of that, so that no call that stalls keeps the process from ending when it is asked to. How datagrams are
+//! answered is the server's business.
 
 mod command_line;
 mod control;
 mod drop_report;
+mod exit;
 mod logging;
+mod operator;
 mod report;
+mod service;
 pub mod settings;
+mod signals;
 mod systemd;
+mod watchdog;
 
-use std::error::Error;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::os::linux::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::CommandFactory;
 
 use self::command_line::CommandLine;
-use self::control::{Control, ControlError};
-use self::logging::{Logging, LoggingError};
-use self::report::Origin;
-use self::settings::{InvalidJson, Listen, Protocol, Reloadable, Settings, SettingsError};
-use self::systemd::sockets::{self, InheritError, Inherited};
-use crate::failure_chain::FailureChain;
-use crate::handler::{EchoPacket, EchoRequestHandler};
-use crate::protocol::{BytesProtocol, DatagramProtocol, RawJsonProtocol};
+use self::control::Inbox;
+use self::exit::DaemonError;
+use self::logging::Logging;
+use self::service::Service;
+use self::settings::Protocol;
+use self::settings::source::{Loaded, Source, private_part};
+use self::signals::{Requests, wake_channel};
+use self::systemd::ServiceManager;
+use self::systemd::sockets::{InheritError, Inherited};
+use crate::protocol::{BytesProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
-use crate::server::blocking::{BackgroundServer, UdpServer};
-use crate::server::{ServeError, ServerOptions};
-use crate::socket::{BindError, Target, kernel_drops};
 
-/// Where the settings are when nobody says otherwise.
-const SETTINGS_FILE: &str = "/etc/echo-udpd/echo-udpd.toml";
+/// How long the end of the process waits for the log's reader.
+const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a service manager may take to close a socket.
-const CLOSED_WITHIN: Duration = Duration::from_secs(2);
-
-/// Why the daemon did not run, or did not end as asked.
-#[derive(Debug, thiserror::Error)]
-enum DaemonError {
-    #[error("{}", first_line(.0))]
-    Usage(clap::Error),
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error("write standard output")]
-    WriteOutput(#[source] io::Error),
-    #[error(transparent)]
-    Inherit(#[from] InheritError),
-    #[error(transparent)]
-    Logging(#[from] LoggingError),
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Serve(ServeError),
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// After it had served.
-    #[error(transparent)]
-    Ended(ServeError),
-}
-
-impl DaemonError {
-    /// 78 is EX_CONFIG of sysexits.h.
-    fn status(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            Self::Settings(_) => 78,
-            Self::WriteOutput(_)
-            | Self::Inherit(_)
-            | Self::Logging(_)
-            | Self::Bind(_)
-            | Self::Serve(_)
-            | Self::Control(_)
-            | Self::Ended(_) => 1,
-        }
-    }
-
-    /// The errno(3) that comes closest.
-    fn errno(&self) -> i32 {
-        match self {
-            Self::Usage(_) => return libc::EINVAL,
-            Self::Bind(BindError::AddressInUse { .. }) => return libc::EADDRINUSE,
-            Self::Bind(BindError::PermissionDenied { .. }) => return libc::EACCES,
-            _ => {}
-        }
-        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-                return errno;
-            }
-            cause = error.source();
-        }
-        libc::EINVAL
-    }
-
-    /// Whether a service manager starts the daemon again at once, and in vain: for the next datagram when a socket unit
-    /// hands over its sockets, for Restart= unless that makes an exception of the status.
-    fn comes_back(&self, triggered: bool) -> bool {
-        triggered || (systemd::is_there() && self.status() == 1 && !matches!(self, Self::Ended(_)))
-    }
-}
-
-/// clap adds the usage and a hint.
-fn first_line(error: &clap::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// Where settings come from, now and on each reload.
-struct Source {
-    /// The file of the command line.
-    config: Option<PathBuf>,
-    /// Addresses of the command line, which win over the file's.
-    listen: Option<Listen>,
-}
-
-impl Source {
-    fn read(&self) -> Result<Settings, SettingsError> {
-        let installed = Path::new(SETTINGS_FILE);
-        // Looked for each time: it may have come or gone since the start.
-        let file = self.config.as_deref().or_else(|| installed.exists().then_some(installed));
-        let mut settings = file.map_or_else(|| Ok(Settings::default()), Settings::read)?;
-        if let Some(listen) = &self.listen {
-            settings.listen = listen.clone();
-        }
-        Ok(settings)
-    }
-}
+/// How long the control thread may take to end when the daemon is asked to stop: longer than its own waits together.
+const STOPPED_WITHIN: Duration = Duration::from_secs(8);
 
 /// The definition of the command line: for man pages and completions.
 #[must_use]
@@ -138,117 +53,147 @@ pub fn command_line() -> clap::Command {
     CommandLine::command()
 }
 
-/// Runs the program; says how it exits.
+/// Runs the program; returns how it exits.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Before all else: a signal is a request from here on.
+    let requests = Requests::from_signals();
     let inherited = Inherited::take();
-    let triggered = inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty());
-    let ran = CommandLine::read().map_err(DaemonError::Usage).and_then(|command_line| run(&command_line, inherited));
-    let error = match ran {
-        Ok(()) => return ExitCode::SUCCESS,
-        // What was asked for: --help, --version.
-        Err(DaemonError::Usage(shown)) if !shown.use_stderr() => shown.exit(),
-        Err(error) => error,
-    };
-    let line = FailureChain(&error).to_string();
-    systemd::failed(&line, error.errno());
-    match &error {
-        // With the usage and a hint. Nobody is left to tell when standard error is closed.
-        DaemonError::Usage(usage) if !logging::stderr_is_the_journal() => drop(usage.print()),
-        DaemonError::Settings(SettingsError::Invalid { path, faults }) => {
-            faults.lines(path).for_each(|line| logging::last_words(&line));
-        }
-        _ => logging::last_words(&line),
-    }
-    if error.comes_back(triggered) {
-        systemd::hold_back();
-    }
-    ExitCode::from(error.status())
+    let triggered = is_triggered(&inherited);
+    let status = requests.map_err(DaemonError::from).and_then(|requests| supervise(&requests, inherited));
+    ExitCode::from(status.unwrap_or_else(|error| {
+        error.report(&ServiceManager::default());
+        error.delay_restart(triggered, &Requests::default(), &wake_channel().1);
+        error.status()
+    }))
 }
 
-fn run(command_line: &CommandLine, inherited: Result<Inherited, InheritError>) -> Result<(), DaemonError> {
-    let source = command_line.source();
-    let settings = source.read()?;
+/// Whether a socket unit started the daemon, as far as can be seen.
+fn is_triggered(inherited: &Result<Inherited, InheritError>) -> bool {
+    inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty())
+}
+
+/// What the main thread waits for.
+enum Event {
+    /// A signal came.
+    Signal,
+    /// The control thread ended with this exit status.
+    Ended(u8),
+}
+
+/// Runs the daemon on a thread, and leaves it behind if it does not end when it is asked to.
+fn supervise(requests: &Requests, inherited: Result<Inherited, InheritError>) -> Result<u8, DaemonError> {
+    let (events, incoming) = channel();
+    let (wake, wakeups) = wake_channel();
+    let inbox = Inbox { requests: requests.clone(), wake: wake.clone(), wakeups };
+    requests.watch({
+        let events = events.clone();
+        move || {
+            wake.wake();
+            // Nobody listens any more: the process is ending.
+            let _ = events.send(Event::Signal);
+        }
+    })?;
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || end_with(&events, || control(&inbox, inherited)))
+        .map_err(DaemonError::StartControl)?;
+    wait_for_end(requests, &incoming)
+}
+
+/// Says how the control thread ended, also by a panic.
+fn end_with(events: &Sender<Event>, run: impl FnOnce() -> u8) {
+    let status = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        DaemonError::ControlPanicked.report(&ServiceManager::default());
+        DaemonError::ControlPanicked.status()
+    });
+    // Disconnected: the main thread did not wait so long.
+    let _ = events.send(Event::Ended(status));
+}
+
+fn wait_for_end(requests: &Requests, incoming: &Receiver<Event>) -> Result<u8, DaemonError> {
+    let mut deadline = None;
+    loop {
+        if requests.stop() {
+            deadline.get_or_insert_with(|| Instant::now() + STOPPED_WITHIN);
+        }
+        let event = match deadline {
+            None => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => incoming.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        };
+        match event {
+            Ok(Event::Ended(status)) => return Ok(status),
+            Ok(Event::Signal) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(DaemonError::ControlPanicked),
+            Err(RecvTimeoutError::Timeout) => {
+                logging::report_fatal(&[format!(
+                    "not stopped within {} s, exiting all the same",
+                    STOPPED_WITHIN.as_secs()
+                )]);
+                return Ok(0);
+            }
+        }
+    }
+}
+
+/// The control thread: runs the daemon, and returns the exit status.
+fn control(inbox: &Inbox, inherited: Result<Inherited, InheritError>) -> u8 {
+    let manager = ServiceManager::from_environment();
+    let triggered = is_triggered(&inherited);
+    let ran = CommandLine::read().map_err(DaemonError::Usage).and_then(|command_line| {
+        let source = command_line.source();
+        run(&command_line, source, inherited, inbox, &manager)
+    });
+    let ran = match ran {
+        // What was asked for: --help, --version.
+        Err(DaemonError::Usage(shown)) if !shown.use_stderr() => shown.print().map_err(DaemonError::WriteOutput),
+        ran => ran,
+    };
+    let status = ran.err().map_or(0, |error| {
+        error.report(&manager);
+        error.delay_restart(triggered, &inbox.requests, &inbox.wakeups);
+        error.status()
+    });
+    manager.finish();
+    status
+}
+
+fn run(
+    command_line: &CommandLine,
+    mut source: Source,
+    inherited: Result<Inherited, InheritError>,
+    inbox: &Inbox,
+    manager: &ServiceManager,
+) -> Result<(), DaemonError> {
+    let Some(loaded) = inbox.read(&mut source)? else { return Ok(()) };
     if command_line.print_config {
-        io::stdout().lock().write_all(settings.to_string().as_bytes()).map_err(DaemonError::WriteOutput)?;
+        let text = loaded.settings.to_string();
+        io::stdout().lock().write_all(text.as_bytes()).map_err(DaemonError::WriteOutput)?;
+    }
+    if command_line.check {
+        warn_of_private_file(&loaded);
     }
     if command_line.check || command_line.print_config {
         return Ok(());
     }
     let inherited = inherited?;
-    let logging = Logging::start(settings.fixed().log_target, settings.log.level)?;
-    let ran = match settings.reply.protocol {
-        Protocol::Json => serve::<RawJson, RawJsonProtocol>(source, &settings, inherited, &logging),
-        Protocol::Raw => serve::<Bytes, BytesProtocol>(source, &settings, inherited, &logging),
+    let logging = Logging::start(loaded.settings.fixed().log_target, loaded.settings.log.level)?;
+    let service = Service { inbox, manager, logging: &logging };
+    let ran = match loaded.settings.reply.protocol {
+        Protocol::Json => service.run::<RawJson, RawJsonProtocol>(source, &loaded, inherited),
+        Protocol::Raw => service.run::<Bytes, BytesProtocol>(source, &loaded, inherited),
     };
-    logging.finish(control::LOG_WRITTEN_WITHIN);
+    logging.finish(LOG_WRITTEN_WITHIN);
     ran
 }
 
-fn serve<T, P>(source: Source, settings: &Settings, inherited: Inherited, logging: &Logging) -> Result<(), DaemonError>
-where
-    T: EchoPacket + Clone + Send + Sync + 'static,
-    P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
-{
-    // Signals have their handlers before the service manager hears that we are ready.
-    let control = Control::new(source, settings.clone())?;
-    let (server, handler, origin) = start::<T, P>(settings, inherited)?;
-    let handle = server.handle().clone();
-    control.run(server, origin, logging, |live| {
-        apply(&handler, live);
-        handle.set_policy(&live.policy);
-    })
-}
-
-type Started<T> = (BackgroundServer, Arc<EchoRequestHandler<T>>, Origin);
-
-fn start<T, P>(settings: &Settings, inherited: Inherited) -> Result<Started<T>, DaemonError>
-where
-    T: EchoPacket + Clone + Send + Sync + 'static,
-    P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
-{
-    let handler = EchoRequestHandler::new();
-    let live = settings.reloadable();
-    apply(&handler, &live);
-    let (options, mut origin) = choose_sockets(settings, inherited);
-    let options = options
-        .workers(settings.worker_count())
-        .policy(live.policy)
-        .receive_buffer(settings.receive_buffer_bytes.value() as usize)
-        .send_buffer(settings.send_buffer_bytes.value() as usize);
-    let server = options.bind(P::default(), handler)?;
-    if origin.handed_over == 0 {
-        // But for a free port that was taken: it is not asked for again.
-        let asked_for = |port| settings.listen.addresses().iter().any(|wanted| wanted.port() == port);
-        sockets::keep(server.sockets().filter(|(address, _)| asked_for(address.port())));
+/// Root reads every file; the service, whose user is made for each run, only those that all may read.
+fn warn_of_private_file(loaded: &Loaded) {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.st_uid() == 0);
+    if is_root && let Some(private) = loaded.file.as_deref().and_then(private_part) {
+        logging::warn_on_stderr(&format!(
+            "not everybody may read {}, and the service runs as a user of its own (DynamicUser=)",
+            private.display()
+        ));
     }
-    origin.dropped_before = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok()).map(u64::from).sum();
-    origin.workers = server.workers();
-    let handler = Arc::clone(server.handler());
-    Ok((UdpServer::from(server).start().map_err(DaemonError::Serve)?, handler, origin))
-}
-
-/// Those of socket units if there are any, else those of the settings' addresses, left by an earlier run or new.
-fn choose_sockets(settings: &Settings, inherited: Inherited) -> (ServerOptions, Origin) {
-    let Inherited { handed_over, kept } = inherited;
-    let mut origin = Origin { handed_over: handed_over.len(), ..Origin::default() };
-    if origin.handed_over > 0 {
-        Inherited::keep_only(kept, |_| false);
-        return (handed_over.into_iter().fold(ServerOptions::new(), ServerOptions::socket), origin);
-    }
-    let listen = settings.listen.addresses();
-    // An address that cannot be had is told of when it is bound.
-    let targets: Vec<_> = listen.iter().filter_map(|&address| Target::of(address).ok()).collect();
-    let (kept, some_gone) = Inherited::keep_only(kept, |socket| targets.iter().any(|target| target.is_of(socket)));
-    origin.kept = kept.len();
-    let options = listen.iter().fold(ServerOptions::new(), |options, &address| options.listen(address));
-    let options = kept.into_iter().fold(options, ServerOptions::left_socket);
-    // Until the service manager has closed what is not kept any longer.
-    (if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }, origin)
-}
-
-/// Puts in force what of the live settings is the handler's.
-fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable) {
-    handler.answer_invalid(live.invalid_json == InvalidJson::Error);
-    handler.log.set(live.request_log);
 }

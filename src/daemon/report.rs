@@ -1,18 +1,23 @@
-//! What the operator is told of a running server: the first lines of the log, the status line, and what a second brought.
+//! What the operator is told of a running server: the first lines of the log, the status line, and what a second
+//! brought.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::settings::source::{INSTALLED, Loaded};
 use super::settings::{Reloadable, Settings};
-use crate::ledger::Stats;
+use crate::ledger::{DropReason, Stats};
 use crate::message;
 use crate::server::{Listener, ServerHandle};
 use crate::socket::Families;
 
-/// What a datagram of few bytes takes of a receive buffer, as the kernel counts it: half of its 832 bytes, since it also
-/// doubles the size that it is asked for (socket(7)).
+/// What a datagram of few bytes takes of a receive buffer, as the kernel counts it: half of its 832 bytes, since it
+/// also doubles the size that it is asked for (socket(7)).
 const SMALL_DATAGRAM: usize = 416;
+
+/// How many listeners the status line names.
+const LISTENERS_SHOWN: usize = 3;
 
 /// The line of `systemctl status`.
 pub(super) struct Status {
@@ -25,9 +30,8 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn new(server: &ServerHandle) -> Self {
-        let listeners: Vec<_> = server.listeners().iter().map(describe).collect();
         let now = (Instant::now(), server.stats());
-        Self { listeners: listeners.join(", "), note: String::new(), ticks: [now, now] }
+        Self { listeners: first_few(server.listeners()), note: String::new(), ticks: [now, now] }
     }
 
     /// Takes the counters of this moment; rates are those since the last time.
@@ -37,41 +41,89 @@ impl Status {
     }
 
     pub(super) fn line(&self, log_dropped: u64) -> String {
-        let [(since, before), (now, stats)] = &self.ticks;
-        let seconds = now.duration_since(*since).as_secs_f64();
-        let count = |of: fn(&Stats) -> u64| match ((of(stats) - of(before)) as f64 / seconds).round() {
-            rate if rate >= 1.0 => format!("{} ({rate}/s)", of(stats)),
-            _ => of(stats).to_string(),
+        let count = |of: fn(&Stats) -> u64| match self.rate(of) {
+            Some(rate) => format!("{} ({rate})", of(&self.ticks[1].1)),
+            None => of(&self.ticks[1].1).to_string(),
         };
         format!(
-            "listening on {}; received {}, echoed {}, error replies {}, dropped {}, kernel drops {}, log lines lost \
+            "listening on {}; received {}, echoed {}, error replies {}, dropped {}, kernel drops {}, log lines dropped \
              {log_dropped}{}",
             self.listeners,
             count(|stats| stats.received),
             count(|stats| stats.echoed),
             count(|stats| stats.error_replies),
-            count(|stats| stats.dropped.total()),
+            self.dropped(),
             count(|stats| stats.kernel_drops),
             self.note
         )
     }
+
+    /// How many were dropped, how fast, and the reasons of which there were any.
+    fn dropped(&self) -> String {
+        let dropped = &self.ticks[1].1.dropped;
+        let counts = DropReason::ALL.map(|reason| (reason, dropped.of(reason)));
+        let reasons: Vec<_> =
+            counts.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
+        let details = [self.rate(|stats| stats.dropped.total()), (!reasons.is_empty()).then(|| reasons.join(", "))];
+        let details: Vec<_> = details.into_iter().flatten().collect();
+        match details.is_empty() {
+            true => dropped.total().to_string(),
+            false => format!("{} ({})", dropped.total(), details.join("; ")),
+        }
+    }
+
+    /// How often a second, where it is at least once.
+    fn rate(&self, of: fn(&Stats) -> u64) -> Option<String> {
+        let [(since, before), (now, stats)] = &self.ticks;
+        let rate = ((of(stats) - of(before)) as f64 / now.duration_since(*since).as_secs_f64()).round();
+        (rate >= 1.0).then(|| format!("{rate}/s"))
+    }
+}
+
+/// The listeners of a server with few, or the first and how many more.
+fn first_few(listeners: &[Listener]) -> String {
+    let shown: Vec<_> = listeners.iter().take(LISTENERS_SHOWN).map(describe).collect();
+    match listeners.len().saturating_sub(LISTENERS_SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 /// Where the sockets come from.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Origin {
+#[derive(Clone, Debug, Default)]
+pub(super) struct SocketSource {
     /// How many are a socket unit's.
     pub(super) handed_over: usize,
     /// How many the service manager kept over a restart.
     pub(super) kept: usize,
+    /// Of those, the addresses that the daemon could not bind itself.
+    pub(super) not_bindable: BTreeSet<SocketAddr>,
     /// What the kernel had dropped on them before.
     pub(super) dropped_before: u64,
-    /// How many workers serve them.
-    pub(super) workers: usize,
 }
 
 fn describe(listener: &Listener) -> String {
     format!("{} ({})", listener.address, listener.families)
+}
+
+/// Where settings were read from, as the end of a line: ` from /etc/..`.
+pub(super) fn origin(loaded: &Loaded) -> String {
+    match &loaded.file {
+        Some(path) => format!(" from {}", path.display()),
+        None => format!(": no settings file at {INSTALLED}, using the defaults"),
+    }
+}
+
+/// Where the settings of the start come from.
+pub(super) fn settings_read(loaded: &Loaded) {
+    match &loaded.file {
+        Some(path) => {
+            tracing::info!(message_id = message::SETTINGS_READ, "settings read from {}", path.display());
+        }
+        None => {
+            tracing::info!(message_id = message::SETTINGS_READ, "no settings file at {INSTALLED}: using the defaults")
+        }
+    }
 }
 
 /// The first lines of the log.
@@ -80,7 +132,7 @@ pub(super) fn listeners(listeners: &[Listener], wanted: usize) {
         if listener.families == Families::Ipv4Only {
             tracing::warn!(
                 message_id = message::NO_IPV6,
-                "this host has no IPv6: {} is served instead of [::]:{}",
+                "IPv6 is not available: listening on {} instead of [::]:{}",
                 listener.address,
                 listener.address.port()
             );
@@ -102,63 +154,75 @@ pub(super) fn listeners(listeners: &[Listener], wanted: usize) {
         if granted < wanted / 10 * 9 {
             tracing::warn!(
                 message_id = message::RECEIVE_BUFFER_SMALL,
-                "receive buffer of {}: {granted} of {wanted} bytes granted, room for some {room} small datagrams, bursts \
-                 beyond it are lost; set the sysctl net.core.rmem_max = {wanted}",
+                "receive buffer of {}: the kernel granted {granted} of {wanted} bytes (about {room} small datagrams; \
+                 larger bursts are dropped); raise net.core.rmem_max to {wanted}",
                 listener.address
             );
         } else {
             tracing::info!(
                 message_id = message::LISTENING,
-                "receive buffer of {}: {granted} bytes, room for some {room} small datagrams",
+                "receive buffer of {}: {granted} bytes, room for about {room} small datagrams",
                 listener.address
             );
         }
     }
 }
 
-/// What of the settings the sockets' origin overrules.
-pub(super) fn origin(origin: Origin, listeners: &[Listener], settings: &Settings) {
-    let Origin { handed_over, kept, dropped_before, workers } = origin;
+/// Sockets that the daemon did not bind, and what of the settings they overrule.
+pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &Settings) {
+    let SocketSource { handed_over, kept, not_bindable, dropped_before } = source;
     let dropped = match dropped_before {
         0 => String::new(),
-        drops => format!("; the kernel has dropped {drops} so far, for want of room"),
+        drops => format!("; the kernel has already dropped {}: the buffer was full", plural(*drops, "datagram")),
     };
-    if handed_over > 0 {
+    if *handed_over > 0 {
         tracing::info!(
             message_id = message::INHERITED,
-            "{} from a socket unit{dropped}",
-            plural(handed_over, "socket")
+            "using {} passed by a socket unit{dropped}",
+            plural(*handed_over as u64, "socket")
         );
-        let served: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+        let passed: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
         let listen: BTreeSet<SocketAddr> = settings.listen.addresses().iter().copied().collect();
-        if served != listen {
+        if passed != listen {
             tracing::warn!(
                 message_id = message::LISTEN_IGNORED,
-                "the settings say to listen on {}, but the socket unit's {} is served: change its ListenDatagram=",
+                "ignoring `listen` ({}): the socket unit passed {}; change ListenDatagram= there",
                 join(&listen),
-                join(&served)
+                join(&passed)
             );
         }
     }
-    if kept > 0 {
+    if *kept > 0 {
         tracing::info!(
             message_id = message::INHERITED,
-            "{} of the last run, with the datagrams that waited{dropped}",
-            plural(kept, "socket")
+            "restored {} from the previous run, including queued datagrams{dropped}",
+            plural(*kept as u64, "socket")
         );
     }
-    let wanted = settings.worker_count();
-    if workers < wanted {
+    if !not_bindable.is_empty() {
         tracing::warn!(
-            message_id = message::FEWER_WORKERS,
-            "{} instead of {wanted}, one for each socket: a socket unit has more with ReusePort=yes and the same \
-             ListenDatagram= several times",
-            plural(workers, "worker")
+            message_id = message::NOT_BINDABLE,
+            "{} works only while systemd keeps the socket: after a stop or a boot it could not be bound, a port below \
+             1024 needs the capability CAP_NET_BIND_SERVICE (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)",
+            join(not_bindable)
         );
     }
 }
 
-fn plural(count: usize, noun: &str) -> String {
+/// Fewer workers than the settings ask for.
+pub(super) fn workers(running: usize, settings: &Settings) {
+    let wanted = settings.worker_count();
+    if running < wanted {
+        tracing::warn!(
+            message_id = message::FEWER_WORKERS,
+            "running {}, not {wanted}: there is one socket per worker; to pass more, set ReusePort=yes and repeat \
+             ListenDatagram=",
+            plural(running as u64, "worker")
+        );
+    }
+}
+
+fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -177,22 +241,23 @@ pub(super) fn stopped(stats: &Stats, log_dropped: u64) {
 }
 
 /// Requests without a line of their own.
-pub(super) fn unlogged(requests: u64) {
+pub(super) fn suppressed(requests: u64) {
     if requests > 0 {
         tracing::info!(
             message_id = message::REQUESTS_NOT_LOGGED,
-            "{requests} more requests, not logged each: over log.requests-per-second"
+            "{requests} more requests were not logged (over log.requests-per-second)"
         );
     }
 }
 
-/// An address can be forged, a friend's too.
+/// Anybody can spoof an address, a trusted one too.
 pub(super) fn exempt(live: &Reloadable) {
     let exempt: Vec<_> = live.policy.rate_limit.exempt.iter().map(ToString::to_string).collect();
     if !exempt.is_empty() {
+        let are = if exempt.len() == 1 { "is" } else { "are" };
         tracing::warn!(
             message_id = message::EXEMPT,
-            "no rate limit for {}, nor for whoever can forge an address there",
+            "{} {are} exempt from the rate limit; anyone who can spoof those addresses is too",
             exempt.join(", ")
         );
     }

@@ -51,13 +51,18 @@ fn sockets_that_are_handed_over_are_served_and_win_over_the_settings() {
             assert_eq!(ask(&connected(at(address)), b"[1]"), b"[1]");
         }
     });
+    // The datagram that started it waits until all is told.
+    let first = process.find_line("the first lines", |line| {
+        ["listening on ", " sent "].into_iter().find(|text| line.contains(text) && !line.contains("Listening on"))
+    });
+    assert_eq!(first, "listening on ");
     find(&mut process, "listening on 127.0.0.1:9001 (IPv4)");
     find(&mut process, "listening on [::1]:9002 (IPv6)");
     find(&mut process, "listening on [::]:9003 (IPv6 and IPv4)");
-    find(&mut process, "3 sockets from a socket unit");
-    let warned = find(&mut process, "the settings say to listen on");
+    find(&mut process, "using 3 sockets passed by a socket unit");
+    let warned = find(&mut process, "ignoring `listen`");
     assert!(
-        warned.contains("on [::]:9000, but the socket unit's 127.0.0.1:9001, [::]:9003, [::1]:9002 is served"),
+        warned.contains("([::]:9000): the socket unit passed 127.0.0.1:9001, [::]:9003, [::1]:9002; change"),
         "{warned}"
     );
     let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
@@ -74,16 +79,16 @@ fn one_socket_is_served_by_one_worker_and_the_settings_may_agree() {
     let settings = temporary_file("echo-udpd.toml", "workers = 4");
     let mut process = activated_with(&namespace, &["[::]:9000"], &[], &settings);
     assert_eq!(namespace.run(|| ask(&connected(at("127.0.0.1:9000")), b"{}")), b"{}");
-    let fewer = find(&mut process, "instead of 4");
-    assert!(fewer.contains("1 worker instead of 4, one for each socket"), "{fewer}");
+    let fewer = find(&mut process, "not 4");
+    assert!(fewer.contains("running 1 worker, not 4: there is one socket per worker"), "{fewer}");
     // A restart would not change where it listens.
     std::fs::write(&settings, "workers = 3\nlisten = ['[::]:9001']").unwrap();
     process.signal("HUP");
-    let needed = find(&mut process, "in force only after a restart");
-    assert!(needed.ends_with("only after a restart: workers"), "{needed}");
+    let needed = find(&mut process, "need a restart");
+    assert!(needed.ends_with("need a restart to take effect: workers"), "{needed}");
     process.signal("TERM");
     let finished = process.finish();
-    assert!(!finished.err.contains("the settings say to listen"), "{}", finished.err);
+    assert!(!finished.err.contains("ignoring `listen`"), "{}", finished.err);
 }
 
 #[test]
@@ -238,18 +243,18 @@ fn what_another_process_was_handed_is_left_alone() {
 #[test]
 fn what_was_handed_over_wrongly_is_told_and_nothing_is_served() {
     let cases = [
-        ("LISTEN_PID=nobody LISTEN_FDS=1", "", "take over the service manager's sockets: invalid LISTEN_PID"),
-        ("LISTEN_PID=$$ LISTEN_FDS=many", "", "take over the service manager's sockets: invalid LISTEN_FDS"),
-        ("LISTEN_PID=$$ LISTEN_FDS=4294967295", "", "take over the service manager's sockets: fd count overflowed"),
+        ("LISTEN_PID=nobody LISTEN_FDS=1", "", "receive sockets from the service manager: invalid LISTEN_PID"),
+        ("LISTEN_PID=$$ LISTEN_FDS=many", "", "receive sockets from the service manager: invalid LISTEN_FDS"),
+        ("LISTEN_PID=$$ LISTEN_FDS=4294967295", "", "receive sockets from the service manager: fd count overflowed"),
         (
             "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=a:b",
             "3</dev/null",
-            "take over the service manager's sockets: invalid LISTEN_FDNAMES",
+            "receive sockets from the service manager: invalid LISTEN_FDNAMES",
         ),
         (
             "LISTEN_PID=$$ LISTEN_FDS=1",
             "3<&-",
-            "take over the service manager's sockets: Bad file descriptor (os error 9)",
+            "receive sockets from the service manager: Bad file descriptor (os error 9)",
         ),
         (
             "LISTEN_PID=$$ LISTEN_FDS=1",
@@ -268,11 +273,69 @@ fn what_was_handed_over_wrongly_is_told_and_nothing_is_served() {
     });
 }
 
+/// The name under which the daemon lets the service manager keep a socket.
+fn stored_as(address: &str) -> String {
+    format!("--fdname=echo-udpd-stored-{}", address.replace(':', "."))
+}
+
 #[test]
-fn a_kept_descriptor_that_is_no_socket_of_the_settings_is_closed() {
-    let finished = with_environment("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=kept-x", "3</dev/null");
-    assert_eq!(finished.code(), Some(0), "{finished:?}");
-    assert!(!finished.err.contains("of the last run"), "{finished:?}");
+fn a_kept_socket_that_the_settings_do_not_name_is_closed() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    let namespace = Namespace::new();
+    let mut process =
+        activated(&namespace, &["127.0.0.1:9001"], &[&stored_as("127.0.0.1:9001")], "listen = ['127.0.0.1:9000']");
+    namespace.run(|| {
+        let _ = connected(at("127.0.0.1:9001")).send(b"[1]");
+        find(&mut process, "listening on 127.0.0.1:9000 (IPv4)");
+        assert_eq!(ask(&connected(at("127.0.0.1:9000")), b"[2]"), b"[2]");
+        UdpSocket::bind("127.0.0.1:9001").unwrap();
+    });
+    process.signal("TERM");
+    let finished = process.finish();
+    assert!(!finished.err.contains("from the previous run"), "{finished:?}");
+}
+
+#[test]
+fn a_socket_unit_s_socket_does_not_pass_for_a_kept_one_whatever_its_name() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    let namespace = Namespace::new();
+    for name in ["--fdname=kept-9001".into(), stored_as("127.0.0.1:9002"), stored_as("")] {
+        let mut process = activated(&namespace, &["127.0.0.1:9001"], &[&name], "listen = ['127.0.0.1:9000']");
+        assert_eq!(namespace.run(|| ask(&connected(at("127.0.0.1:9001")), b"[1]")), b"[1]");
+        find(&mut process, "using 1 socket passed by a socket unit");
+        process.signal("TERM");
+        assert_eq!(process.finish().code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn a_kept_socket_on_a_port_that_could_not_be_bound_again_is_served_with_a_warning() {
+    need!(
+        Namespace::possible() && has_program("systemd-socket-activate") && has_program("setpriv"),
+        "root, systemd-socket-activate and setpriv"
+    );
+    let namespace = Namespace::new();
+    let serve = |address: &str, wrapper: &[&str]| {
+        let settings = temporary_file("echo-udpd.toml", format!("listen = ['{address}']"));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace.name(), "systemd-socket-activate", "--datagram"]);
+        command.args([format!("--listen={address}"), stored_as(address)]).args(wrapper);
+        command.args([env!("CARGO_BIN_EXE_echo-udpd"), "--config", settings.to_str().unwrap()]);
+        let mut process = Running::start(&mut command);
+        find(&mut process, address);
+        assert_eq!(namespace.run(|| ask(&connected(at(address)), b"[1]")), b"[1]");
+        find(&mut process, "restored 1 socket from the previous run");
+        process.signal("TERM");
+        process.finish().err
+    };
+    let unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let warning = "127.0.0.2:7 works only while systemd keeps the socket: after a stop or a boot it could not be bound";
+    let warned = serve("127.0.0.2:7", &unprivileged);
+    assert!(warned.contains(warning), "{warned}");
+    for (address, wrapper) in [("127.0.0.2:9000", &unprivileged[..]), ("127.0.0.2:7", &[])] {
+        let quiet = serve(address, wrapper);
+        assert!(!quiet.contains("works only while"), "{quiet}");
+    }
 }
 
 type Server = blocking::UdpServer<BytesProtocol, EchoRequestHandler<Bytes>>;
@@ -337,8 +400,8 @@ fn more_sockets_than_workers_are_all_served() {
 #[test]
 fn as_many_small_datagrams_wait_as_the_log_says() {
     let mut daemon = DaemonCommand::default().settings("receive-buffer-bytes = 131072").listen("127.0.0.1:0").start();
-    let line = daemon.wait_for_line("room for some ");
-    let room = line.split("room for some ").nth(1).unwrap().split(' ').next().unwrap();
+    let line = daemon.wait_for_line("room for about ");
+    let room = line.split("room for about ").nth(1).unwrap().split(' ').next().unwrap();
     let room: usize = room.parse().unwrap();
     daemon.process.freeze();
     let client = connected(daemon.at("127.0.0.1"));

@@ -49,7 +49,8 @@ fn without_ipv6_the_wildcard_still_serves_ipv4_and_says_so() {
         let (_, rest) = line.split_once("listening on ")?;
         rest.strip_suffix(" (IPv4)")?.parse::<std::net::SocketAddr>().ok()
     });
-    process.find_line("the fall back", |line| line.contains("this host has no IPv6: 0.0.0.0:").then_some(()));
+    process
+        .find_line("the fall back", |line| line.contains("IPv6 is not available: listening on 0.0.0.0:").then_some(()));
     assert_eq!(ask(&connected(([127, 0, 0, 1], address.port()).into()), b"{}"), b"{}");
 }
 

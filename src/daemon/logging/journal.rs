@@ -1,7 +1,8 @@
 //! journald's native protocol: an event becomes one datagram of fields.
 //!
-//! The protocol is that of systemd's JOURNAL_NATIVE_PROTOCOL document: `KEY=value` lines, or for a value with a newline the
-//! key, its length in 64 bits little-endian, and the value. No time of our own: journald stamps each entry.
+//! The protocol is that of systemd's JOURNAL_NATIVE_PROTOCOL document: `KEY=value` lines, or for a value with a
+//! newline the key, its length in 64 bits little-endian, and the value. No time of our own: journald stamps each
+//! entry.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -26,8 +27,10 @@ const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Journal(UnixDatagram);
 
 impl Journal {
+    /// Fails where nobody listens.
     pub(super) fn open() -> io::Result<Self> {
-        // Unconnected, so that a journald that was started anew is found again.
+        UnixDatagram::unbound()?.connect(SOCKET)?;
+        // Unconnected, so that a journald that was restarted is found again.
         UnixDatagram::unbound().map(Self)
     }
 }
@@ -37,9 +40,9 @@ impl Sink for Journal {
         self.0.send_to(record, SOCKET).map(drop)
     }
 
-    fn lost(&self, count: u64) -> Vec<u8> {
+    fn dropped(&self, count: u64) -> Vec<u8> {
         let mut entry = Entry::new(&Level::WARN);
-        entry.field("MESSAGE", &format!("{count} log lines were lost: journald did not keep up"));
+        entry.field("MESSAGE", &format!("{count} log lines were dropped: journald did not keep up"));
         entry.field("MESSAGE_ID", message::LINES_LOST);
         entry.field("LOG_DROPPED", &count.to_string());
         entry.0

@@ -1,13 +1,14 @@
 //! Where the log goes: events become records, records wait in a bounded queue, one thread writes them.
 //!
-//! Nothing that happens to the reader (a stopped journald, a pipe that nobody empties) reaches those who log: a record that
-//! does not fit the queue is dropped and counted, and the writer says how many once it can write again.
+//! Nothing that happens to the reader (a stopped journald, a pipe that nobody empties) reaches those who log: a
+//! record that does not fit the queue is dropped and counted, and the writer says how many once it can write again.
 
 mod journal;
 mod queue;
+mod stderr;
 mod terminal;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::linux::fs::MetadataExt;
 use std::time::Duration;
 
@@ -34,35 +35,34 @@ pub(super) struct Logging {
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoggingError {
-    #[error("open the journal's socket")]
-    Journal(#[source] io::Error),
     #[error("start the log's thread")]
     Thread(#[source] io::Error),
-    #[error("a log is set up already")]
+    #[error("logging is already set up")]
     Twice,
 }
 
 impl Logging {
-    /// Makes all events of this process go where the settings say.
+    /// Makes all events of this process go where the settings say; to standard error where journald is not there.
     pub(super) fn start(target: LogTarget, level: LogLevel) -> Result<Self, LoggingError> {
         let to_journal = match target {
             LogTarget::Journald => true,
             LogTarget::Stderr => false,
             LogTarget::Auto => stderr_is_the_journal(),
         };
+        let journal = to_journal.then(journal::Journal::open);
         let (filter, level) = reload::Layer::new(targets(level));
         let filtered = tracing_subscriber::registry().with(filter);
-        let (queue, set) = if to_journal {
-            let queue = Queue::start(journal::Journal::open().map_err(LoggingError::Journal)?);
-            let queue = queue.map_err(LoggingError::Thread)?;
-            let set = filtered.with(journal::layer(queue.clone())).try_init();
-            (queue, set)
-        } else {
-            let queue = Queue::start(terminal::Stderr).map_err(LoggingError::Thread)?;
-            let colour =
-                io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let set = filtered.with(terminal::layer(queue.clone(), colour)).try_init();
-            (queue, set)
+        let (queue, set, unavailable) = match journal {
+            Some(Ok(journal)) => {
+                let queue = Queue::start(journal).map_err(LoggingError::Thread)?;
+                let set = filtered.with(journal::layer(queue.clone())).try_init();
+                (queue, set, None)
+            }
+            to_stderr => {
+                let queue = Queue::start(terminal::Stderr).map_err(LoggingError::Thread)?;
+                let set = filtered.with(terminal::layer(queue.clone(), stderr::has_colour())).try_init();
+                (queue, set, to_stderr.and_then(Result::err))
+            }
         };
         set.map_err(|_| LoggingError::Twice)?;
         // A panic is an event like any other, on one line.
@@ -70,6 +70,12 @@ impl Logging {
             let text = panic.to_string();
             tracing::error!(message_id = message::PANIC, "{}", Printable::raw(text.as_bytes()).limit(1024));
         }));
+        if let Some(error) = unavailable {
+            tracing::warn!(
+                message_id = message::NO_JOURNALD,
+                "journald is not available ({error}): logging to standard error"
+            );
+        }
         Ok(Self { level, queue })
     }
 
@@ -79,7 +85,7 @@ impl Logging {
         let _ = self.level.reload(targets(level));
     }
 
-    /// Lines that were lost since the start because the reader did not keep up.
+    /// Lines that were dropped since the start because the reader did not keep up.
     pub(super) fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
@@ -91,10 +97,29 @@ impl Logging {
 }
 
 /// Says why the process ends, log or no log: to journald when standard error is connected to it, else there.
-pub(super) fn last_words(line: &str) {
-    if !stderr_is_the_journal() || journal::write_error(message::FAILED, line).is_err() {
-        eprintln!("{IDENTIFIER}: {line}");
+pub(super) fn report_fatal(lines: &[String]) {
+    let mut left = lines;
+    if stderr_is_the_journal() {
+        while let [line, more @ ..] = left
+            && journal::write_error(message::FAILED, line).is_ok()
+        {
+            left = more;
+        }
     }
+    if !left.is_empty() {
+        stderr::write(&left.iter().map(|line| format!("{IDENTIFIER}: {line}\n")).collect::<String>());
+    }
+}
+
+/// Writes a line that is no reason to end.
+pub(super) fn warn_on_stderr(line: &str) {
+    stderr::write(&format!("{IDENTIFIER}: warning: {line}\n"));
+}
+
+/// Says what is wrong with the command line, with the usage and a hint.
+pub(super) fn write_usage(error: &clap::Error) {
+    let text = error.render();
+    stderr::write(&if stderr::has_colour() { text.ansi().to_string() } else { text.to_string() });
 }
 
 /// Our own events from this level on, and from the libraries below us what is at least a warning.
@@ -109,7 +134,7 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("echo_udpd", level)
 }
 
-/// Whether `JOURNAL_STREAM` names the very file that stderr is: systemd.exec(5).
+/// Returns whether `JOURNAL_STREAM` names the very file that stderr is: systemd.exec(5).
 pub(super) fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };

@@ -15,8 +15,8 @@ pub(super) trait Sink: Send + 'static {
     /// Writes one record.
     fn write(&mut self, record: &[u8]) -> io::Result<()>;
 
-    /// The record that says how many were lost.
-    fn lost(&self, count: u64) -> Vec<u8>;
+    /// The record that says how many were dropped.
+    fn dropped(&self, count: u64) -> Vec<u8>;
 }
 
 enum Item {
@@ -29,13 +29,13 @@ enum Item {
 #[derive(Clone)]
 pub(super) struct Queue {
     records: SyncSender<Item>,
-    losses: Arc<Losses>,
+    drops: Arc<Drops>,
 }
 
 #[derive(Default)]
-struct Losses {
-    /// Not told of yet.
-    untold: AtomicU64,
+struct Drops {
+    /// Not reported yet.
+    unreported: AtomicU64,
     total: AtomicU64,
 }
 
@@ -43,21 +43,21 @@ impl Queue {
     /// Starts the thread that writes.
     pub(super) fn start(sink: impl Sink) -> io::Result<Self> {
         let (records, queued) = sync_channel(CAPACITY);
-        let losses = Arc::<Losses>::default();
-        let writer = Writer { sink, losses: Arc::clone(&losses) };
+        let drops = Arc::<Drops>::default();
+        let writer = Writer { sink, drops: Arc::clone(&drops) };
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&queued))?;
-        Ok(Self { records, losses })
+        Ok(Self { records, drops })
     }
 
-    /// Queues a record, or counts it as lost.
+    /// Queues a record, or counts it as dropped.
     pub(super) fn push(&self, record: Vec<u8>) {
         if self.records.try_send(Item::Record(record)).is_err() {
-            self.losses.count();
+            self.drops.count();
         }
     }
 
     pub(super) fn dropped(&self) -> u64 {
-        self.losses.total.load(Relaxed)
+        self.drops.total.load(Relaxed)
     }
 
     /// Waits until what was queued is written, but not longer than this.
@@ -77,37 +77,37 @@ impl Queue {
     }
 }
 
-impl Losses {
+impl Drops {
     fn count(&self) {
-        self.untold.fetch_add(1, Relaxed);
+        self.unreported.fetch_add(1, Relaxed);
         self.total.fetch_add(1, Relaxed);
     }
 }
 
 struct Writer<S> {
     sink: S,
-    losses: Arc<Losses>,
+    drops: Arc<Drops>,
 }
 
 impl<S: Sink> Writer<S> {
     fn run(mut self, queued: &Receiver<Item>) {
         while let Ok(item) = queued.recv() {
             let Item::Record(record) = item else {
-                self.tell_losses();
+                self.report_drops();
                 continue;
             };
             match self.sink.write(&record) {
-                Ok(()) => self.tell_losses(),
-                Err(_) => self.losses.count(),
+                Ok(()) => self.report_drops(),
+                Err(_) => self.drops.count(),
             }
         }
     }
 
-    /// Says what was lost, now that something could be written.
-    fn tell_losses(&mut self) {
-        let untold = self.losses.untold.swap(0, Relaxed);
-        if untold > 0 && self.sink.write(&self.sink.lost(untold)).is_err() {
-            self.losses.untold.fetch_add(untold, Relaxed);
+    /// Says how many were dropped, now that something could be written.
+    fn report_drops(&mut self) {
+        let unreported = self.drops.unreported.swap(0, Relaxed);
+        if unreported > 0 && self.sink.write(&self.sink.dropped(unreported)).is_err() {
+            self.drops.unreported.fetch_add(unreported, Relaxed);
         }
     }
 }
@@ -130,13 +130,13 @@ mod tests {
             self.written.send(String::from_utf8_lossy(record).into_owned()).map_err(io::Error::other)
         }
 
-        fn lost(&self, count: u64) -> Vec<u8> {
-            format!("lost {count}").into()
+        fn dropped(&self, count: u64) -> Vec<u8> {
+            format!("dropped {count}").into()
         }
     }
 
     #[test]
-    fn a_held_reader_holds_nobody_and_the_losses_are_told_exactly() {
+    fn a_held_reader_holds_nobody_and_the_drops_are_counted_exactly() {
         let (allow, allowed) = channel();
         let (written, lines) = channel();
         let queue = Queue::start(Held { allowed, written }).unwrap();
@@ -149,11 +149,11 @@ mod tests {
         (0..=sent).for_each(|_| allow.send(()).unwrap());
         queue.flush(Duration::from_secs(20));
         let lines: Vec<String> = lines.try_iter().collect();
-        let lost: u64 =
-            lines.iter().filter_map(|line| line.strip_prefix("lost ")).map(|n| n.parse::<u64>().unwrap()).sum();
-        assert_eq!(lost, dropped);
-        let kept = lines.iter().filter(|line| !line.starts_with("lost ")).count();
-        assert_eq!(kept as u64 + lost, sent as u64);
+        let reported: u64 =
+            lines.iter().filter_map(|line| line.strip_prefix("dropped ")).map(|n| n.parse::<u64>().unwrap()).sum();
+        assert_eq!(reported, dropped);
+        let kept = lines.iter().filter(|line| !line.starts_with("dropped ")).count();
+        assert_eq!(kept as u64 + reported, sent as u64);
     }
 
     #[test]

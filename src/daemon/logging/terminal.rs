@@ -18,8 +18,8 @@ impl Sink for Stderr {
         io::stderr().lock().write_all(record)
     }
 
-    fn lost(&self, count: u64) -> Vec<u8> {
-        format!("{count} log lines were lost: the reader did not keep up\n").into()
+    fn dropped(&self, count: u64) -> Vec<u8> {
+        format!("{count} log lines were dropped: the reader did not keep up\n").into()
     }
 }
 

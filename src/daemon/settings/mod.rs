@@ -8,13 +8,13 @@ mod diagnosis;
 mod faults;
 mod keys;
 mod listen;
+pub(super) mod source;
 mod syntax;
 mod values;
 
 use std::fmt;
 use std::num::NonZero;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -221,16 +221,6 @@ pub struct Reloadable {
 }
 
 impl Settings {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// It cannot be read or is invalid; the error names path, line and column.
-    pub fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|faults| SettingsError::Invalid { path: path.to_owned(), faults })
-    }
-
     /// Reads the text of a file.
     ///
     /// # Errors
@@ -305,27 +295,6 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&toml::to_string(self).map_err(|_| fmt::Error)?)
     }
-}
-
-/// A settings file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// It cannot be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is invalid.
-    #[error("{}:{faults}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// Its faults.
-        faults: Faults,
-    },
 }
 
 #[cfg(test)]

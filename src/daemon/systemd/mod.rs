@@ -1,58 +1,102 @@
-//! What the service manager hears, through the socket that `NOTIFY_SOCKET` names (sd_notify(3)), and the sockets that it
-//! hands over or keeps ([`sockets`]).
+//! The service manager's side of the daemon: what it is notified of, through the socket that `NOTIFY_SOCKET` names
+//! (sd_notify(3)), and the sockets that it hands over or keeps ([`sockets`]).
 //!
-//! Without a service manager nothing is sent. No byte of a stranger ever goes into a status line.
+//! Nothing here waits for it. Without a service manager nothing is sent. No byte of a stranger ever goes into a status
+//! line.
 
+mod notify;
 pub(super) mod sockets;
 
-use std::io;
-use std::thread;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::message;
+use self::notify::{Message, Outbox, log_notify_error};
 
-/// systemd starts a service at once for each datagram that waits in a socket unit's socket: neither RestartSec= nor
-/// RestartPreventExitStatus= has a say in it.
-const HOLD_BACK: Duration = Duration::from_secs(2);
+/// The longest status line: a datagram of more than 4096 bytes is thrown away by systemd.
+const MAX_STATUS_BYTES: usize = 1024;
 
-/// The status line, sent again only when it changed.
+/// How long the end of the process waits for messages to be sent.
+const SENT_WITHIN: Duration = Duration::from_secs(1);
+
+/// Who started the daemon and wants to be notified, if anybody.
 #[derive(Debug, Default)]
 pub(super) struct ServiceManager {
-    status: String,
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl ServiceManager {
-    /// Every socket answers.
-    pub(super) fn ready(&mut self, status: String) {
-        self.status = status;
-        send(&[NotifyState::Ready, NotifyState::Status(&self.status)]);
-    }
-
-    pub(super) fn status(&mut self, status: String) {
-        if status != self.status {
-            self.status = status;
-            send(&[NotifyState::Status(&self.status)]);
+    /// The one that `NOTIFY_SOCKET` names.
+    pub(super) fn from_environment() -> Self {
+        if !is_supervised() {
+            return Self::default();
         }
+        let outbox = Outbox::start().inspect_err(|error| log_notify_error(&"anything", error));
+        Self { outbox: outbox.ok() }
     }
 
-    /// A reload has begun: RELOADING=1 and MONOTONIC_USEC= in one message, as sd_notify(3) wants it.
+    /// The service answers on every socket, or a reload has ended; good or bad, the status says.
+    pub(super) fn ready(&self) {
+        self.push(Message::Ready);
+    }
+
+    /// A reload has begun.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => send(&[NotifyState::Reloading, now]),
-            Err(error) => untold("a reload", &error),
+            Ok(NotifyState::MonotonicUsec(now)) => self.push(Message::Reloading(now)),
+            Ok(_) => {}
+            Err(error) => log_notify_error(&"a reload", &error),
         }
     }
 
-    /// The service answers.
-    pub(super) fn alive(&self) {
-        send(&[NotifyState::Watchdog]);
+    pub(super) fn stopping(&self) {
+        self.push(Message::Stopping);
     }
 
-    pub(super) fn stopping(&mut self) {
-        self.status = "stopping".into();
-        send(&[NotifyState::Stopping, NotifyState::Status(&self.status)]);
+    /// Every worker can receive.
+    pub(super) fn alive(&self) {
+        self.push(Message::Alive);
+    }
+
+    /// The line of `systemctl status`.
+    pub(super) fn status(&self, line: &str) {
+        self.push(Message::Status(status_line(line)));
+    }
+
+    /// Says why the service could not start.
+    pub(super) fn failed(&self, line: &str, errno: i32) {
+        self.push(Message::Failed(status_line(line), errno.unsigned_abs()));
+    }
+
+    /// Keeps a socket until the service is stopped.
+    pub(super) fn keep(&self, name: String, socket: BorrowedFd<'_>) {
+        if self.outbox.is_none() {
+            return;
+        }
+        match socket.try_clone_to_owned() {
+            Ok(socket) => self.push(Message::Keep(name, socket)),
+            Err(error) => log_notify_error(&format!("the socket {name}"), &error),
+        }
+    }
+
+    /// Closes what was kept under this name.
+    pub(super) fn forget(&self, name: String) {
+        self.push(Message::Forget(name));
+    }
+
+    /// Waits for messages on their way, a short time.
+    pub(super) fn finish(&self) {
+        if let Some(outbox) = &self.outbox {
+            outbox.finish(SENT_WITHIN);
+        }
+    }
+
+    fn push(&self, message: Message) {
+        if let Some(outbox) = &self.outbox {
+            outbox.push(message);
+        }
     }
 }
 
@@ -61,29 +105,30 @@ pub(super) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
-/// Says why the service could not start.
-pub(super) fn failed(line: &str, errno: i32) {
-    // A newline would begin another variable.
-    let line = line.lines().next().unwrap_or_default();
-    send(&[NotifyState::Status(line), NotifyState::Errno(errno.unsigned_abs())]);
-}
-
-/// Waits before the process ends, so that one that cannot start is not started a thousand times a second.
-pub(super) fn hold_back() {
-    thread::sleep(HOLD_BACK);
-}
-
-/// Whether somebody would hear.
-pub(super) fn is_there() -> bool {
+/// Returns whether a service manager wants to be notified.
+pub(super) fn is_supervised() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        untold(&format!("{states:?}"), &error);
+/// A line that fits: a newline would begin another variable, and what is too long is cut.
+fn status_line(line: &str) -> String {
+    let line = line.lines().next().unwrap_or_default();
+    if line.len() <= MAX_STATUS_BYTES {
+        return line.to_owned();
     }
+    let room = MAX_STATUS_BYTES - "...".len();
+    let end = (0..=room).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
+    format!("{}...", &line[..end])
 }
 
-fn untold(what: &str, error: &io::Error) {
-    tracing::debug!(message_id = message::UNTOLD, "the service manager was not told of {what}: {error}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_one_line_and_is_cut_between_characters() {
+        assert_eq!(status_line("short\nREADY=1"), "short");
+        let long = status_line(&format!("1{}", "\u{e9}".repeat(1000)));
+        assert!(long.ends_with("\u{e9}...") && (1020..=1024).contains(&long.len()), "{long}");
+    }
 }

@@ -1,8 +1,11 @@
 //! Processes: started, listened to line by line, signalled by pid, and killed when a test ends early.
 
+#![allow(unsafe_code, reason = "a session is made between fork and exec")]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -52,6 +55,8 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
         let name = format!("{command:?}");
+        // SAFETY: own_session makes one system call, which is allowed between fork and exec.
+        unsafe { command.pre_exec(own_session) };
         let command = command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM").stdin(Stdio::piped());
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -172,6 +177,15 @@ impl Drop for Running {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Leaves the terminal of whoever runs the tests: with one, SIGHUP would mean that it is gone.
+fn own_session() -> std::io::Result<()> {
+    // SAFETY: setsid takes nothing and changes this process alone, which was forked just now and leads no group.
+    match unsafe { libc::setsid() } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
     }
 }
 

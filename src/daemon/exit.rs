@@ -1,0 +1,116 @@
+//! How the process ends: why it could not run, its exit status, and the last line that says so.
+
+use std::error::Error;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::logging::{self, LoggingError};
+use super::settings::source::SettingsError;
+use super::signals::{Requests, SignalError, Wakeups};
+use super::systemd::sockets::InheritError;
+use super::systemd::{self, ServiceManager};
+use crate::failure_chain::FailureChain;
+use crate::server::ServeError;
+use crate::socket::BindError;
+
+/// systemd starts a service at once for each datagram that waits in a socket unit's socket: neither RestartSec= nor
+/// RestartPreventExitStatus= has a say in it.
+const RESTART_DELAY: Duration = Duration::from_secs(2);
+
+/// Why the daemon did not run, or did not end as asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DaemonError {
+    #[error("{}", first_line(.0))]
+    Usage(clap::Error),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("write standard output")]
+    WriteOutput(#[source] io::Error),
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    #[error("start the control thread")]
+    StartControl(#[source] io::Error),
+    #[error("the control thread panicked")]
+    ControlPanicked,
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Serve(ServeError),
+    /// After it had served.
+    #[error(transparent)]
+    Ended(ServeError),
+}
+
+impl DaemonError {
+    /// 78 is EX_CONFIG of sysexits.h.
+    pub(super) fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Settings(_) => 78,
+            Self::WriteOutput(_)
+            | Self::Signals(_)
+            | Self::StartControl(_)
+            | Self::ControlPanicked
+            | Self::Inherit(_)
+            | Self::Logging(_)
+            | Self::Bind(_)
+            | Self::Serve(_)
+            | Self::Ended(_) => 1,
+        }
+    }
+
+    /// The errno(3) that comes closest.
+    fn errno(&self) -> i32 {
+        match self {
+            Self::Usage(_) => return libc::EINVAL,
+            Self::Bind(BindError::AddressInUse { .. }) => return libc::EADDRINUSE,
+            Self::Bind(BindError::PermissionDenied { .. }) => return libc::EACCES,
+            _ => {}
+        }
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+                return errno;
+            }
+            cause = error.source();
+        }
+        libc::EINVAL
+    }
+
+    /// Returns whether a service manager starts the daemon again at once, and in vain: for the next datagram when a
+    /// socket unit hands over its sockets, for Restart= unless that makes an exception of the status.
+    fn would_restart_at_once(&self, triggered: bool) -> bool {
+        triggered || (systemd::is_supervised() && self.status() == 1 && !matches!(self, Self::Ended(_)))
+    }
+
+    /// Says why the process ends, to the operator and the service manager.
+    pub(super) fn report(&self, manager: &ServiceManager) {
+        let line = FailureChain(self).to_string();
+        manager.failed(&line, self.errno());
+        match self {
+            // With the usage and a hint.
+            Self::Usage(usage) if !logging::stderr_is_the_journal() => logging::write_usage(usage),
+            Self::Settings(SettingsError::Invalid { path, faults }) => {
+                logging::report_fatal(&faults.lines(path).collect::<Vec<_>>());
+            }
+            _ => logging::report_fatal(&[line]),
+        }
+    }
+
+    /// Waits, so that a daemon that cannot start is not started a thousand times a second. A stop is no reason to wait.
+    pub(super) fn delay_restart(&self, triggered: bool, requests: &Requests, wakeups: &Wakeups) {
+        let end = Instant::now() + RESTART_DELAY;
+        while self.would_restart_at_once(triggered) && !requests.stop() && Instant::now() < end {
+            wakeups.wait_until(end);
+        }
+    }
+}
+
+/// clap adds the usage and a hint.
+fn first_line(error: &clap::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

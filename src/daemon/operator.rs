@@ -1,0 +1,108 @@
+//! The operator's view of a running server: status line, service manager and log, kept in step.
+
+use std::time::Instant;
+
+use super::drop_report::DropReport;
+use super::logging::Logging;
+use super::report::{self, Status};
+use super::settings::LogLevel;
+use super::systemd::ServiceManager;
+use crate::failure_chain::FailureChain;
+use crate::message;
+use crate::server::ServerHandle;
+
+/// Who is told what the server does.
+pub(super) struct Operator<'a> {
+    server: ServerHandle,
+    status: Status,
+    /// The line that the service manager has.
+    shown: String,
+    manager: &'a ServiceManager,
+    logging: &'a Logging,
+    /// Requests without a line of their own that were reported.
+    suppressed: u64,
+    drops: DropReport,
+}
+
+impl<'a> Operator<'a> {
+    pub(super) fn new(server: ServerHandle, manager: &'a ServiceManager, logging: &'a Logging) -> Self {
+        let status = Status::new(&server);
+        Self { server, status, shown: String::new(), manager, logging, suppressed: 0, drops: DropReport::default() }
+    }
+
+    /// The server answers, for the first time or after a reload. The status goes first: whoever waits for the end of a
+    /// reload reads it then.
+    pub(super) fn ready(&mut self) {
+        self.show_status();
+        self.manager.ready();
+    }
+
+    pub(super) fn reloading(&self) {
+        self.manager.reloading();
+    }
+
+    /// Settings were read and are in force; `file` is where they came from, and these keys wait for a restart.
+    pub(super) fn reloaded(&mut self, from: &str, level: LogLevel, needs_restart: &[&str]) {
+        self.logging.set_level(level);
+        tracing::info!(message_id = message::RELOADED, "settings reloaded{from}");
+        let keys = needs_restart.join(", ");
+        self.status.note = String::new();
+        if !keys.is_empty() {
+            self.status.note = format!("; restart needed for {keys}");
+            tracing::warn!(
+                message_id = message::NEEDS_RESTART,
+                "these settings changed and need a restart to take effect: {keys}"
+            );
+        }
+    }
+
+    pub(super) fn reload_failed(&mut self, error: &dyn std::error::Error) {
+        let reason = FailureChain(error);
+        tracing::error!(message_id = message::RELOAD_FAILED, "reload failed: {reason}, keeping the running settings");
+        self.status.note = format!("; reload failed: {reason}");
+    }
+
+    /// Every worker can receive.
+    pub(super) fn alive(&self) {
+        self.manager.alive();
+    }
+
+    pub(super) fn counters(&self) {
+        report::counters(&self.server.stats(), self.logging.dropped());
+    }
+
+    /// What happened in a second.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let stats = self.server.stats();
+        self.suppressed(stats.unlogged);
+        self.drops.tick(now, &stats.dropped, &self.server);
+        self.status.tick(now, stats);
+        self.show_status();
+    }
+
+    pub(super) fn stopping(&mut self) {
+        self.manager.stopping();
+        self.manager.status("stopping");
+    }
+
+    /// The last lines.
+    pub(super) fn stopped(&mut self) {
+        let stats = self.server.stats();
+        self.suppressed(stats.unlogged);
+        report::stopped(&stats, self.logging.dropped());
+    }
+
+    fn suppressed(&mut self, total: u64) {
+        report::suppressed(total - self.suppressed);
+        self.suppressed = total;
+    }
+
+    /// Shows the status line where it changed.
+    fn show_status(&mut self) {
+        let line = self.status.line(self.logging.dropped());
+        if line != self.shown {
+            self.manager.status(&line);
+            self.shown = line;
+        }
+    }
+}

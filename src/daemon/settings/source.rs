@@ -1,0 +1,210 @@
+//! Where settings come from: the file of the command line, else the installed one, else the defaults.
+//!
+//! What cannot be read never becomes the defaults: only an installed file that does not exist does, at a start. A
+//! file may be anything, a pipe that nobody writes or a network file system that does not answer: it is read on a
+//! thread of its own and within bounds. A thread that is stuck is left behind, one at most.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Faults, Listen, Settings};
+
+/// Where the settings are when nobody says otherwise.
+pub(in crate::daemon) const INSTALLED: &str = "/etc/echo-udpd/echo-udpd.toml";
+
+/// The largest file that is read.
+const MAX_BYTES: usize = 1 << 20;
+
+/// How long a file may take to be read.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A settings file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::daemon) enum SettingsError {
+    /// It cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is invalid.
+    #[error("{}:{faults}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Its faults.
+        faults: Faults,
+    },
+}
+
+/// Settings, and the file that they were read from.
+#[derive(Debug)]
+pub(in crate::daemon) struct Loaded {
+    pub(in crate::daemon) settings: Settings,
+    /// `None`: there is no installed file, and these are the defaults.
+    pub(in crate::daemon) file: Option<PathBuf>,
+}
+
+/// Where settings come from, now and on each reload.
+#[derive(Debug)]
+pub(in crate::daemon) struct Source {
+    path: PathBuf,
+    /// Addresses of the command line, which win over the file's.
+    listen: Option<Listen>,
+    /// Whether the settings in force, if any, are the defaults for want of the installed file.
+    may_be_absent: bool,
+    reading: Option<Reading>,
+    /// A thread that had not returned in time.
+    stuck: Option<JoinHandle<()>>,
+}
+
+/// A read under way.
+#[derive(Debug)]
+struct Reading {
+    deadline: Instant,
+    /// The bytes are here, and what is left takes no longer than it must.
+    has_text: Arc<AtomicBool>,
+    result: Receiver<Result<Loaded, SettingsError>>,
+    thread: JoinHandle<()>,
+}
+
+impl Source {
+    /// The file named on the command line, or the installed one.
+    pub(in crate::daemon) fn new(named: Option<PathBuf>, listen: Option<Listen>) -> Self {
+        let may_be_absent = named.is_none();
+        let path = named.unwrap_or_else(|| INSTALLED.into());
+        Self { path, listen, may_be_absent, reading: None, stuck: None }
+    }
+
+    /// Starts to read on a thread of its own, which calls `wake` when [`poll`](Self::poll) has something to give.
+    ///
+    /// # Errors
+    /// There can be no thread, or an earlier one is still stuck.
+    pub(in crate::daemon) fn begin(&mut self, wake: impl Fn() + Send + 'static) -> Result<(), SettingsError> {
+        let refuse = |source| SettingsError::Read { path: self.path.clone(), source };
+        self.stuck.take_if(|thread| thread.is_finished());
+        if self.stuck.is_some() {
+            return Err(refuse(io::Error::other("an earlier read has not returned yet")));
+        }
+        let (path, may_be_absent) = (self.path.clone(), self.may_be_absent);
+        let has_text = Arc::<AtomicBool>::default();
+        let (done, result) = channel();
+        let read = {
+            let has_text = Arc::clone(&has_text);
+            move || {
+                // Nobody waits for it any more when it took too long.
+                let _ = done.send(load(path, may_be_absent, &has_text));
+                wake();
+            }
+        };
+        let thread = thread::Builder::new().name("settings".into()).spawn(read).map_err(refuse)?;
+        self.reading = Some(Reading { deadline: Instant::now() + READ_TIMEOUT, has_text, result, thread });
+        Ok(())
+    }
+
+    /// When to poll at the latest, while a read is under way.
+    pub(in crate::daemon) fn deadline(&self) -> Option<Instant> {
+        self.reading.as_ref().filter(|reading| !reading.has_text.load(SeqCst)).map(|reading| reading.deadline)
+    }
+
+    pub(in crate::daemon) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// The result of the read under way, once it is there or has taken too long.
+    pub(in crate::daemon) fn poll(&mut self) -> Option<Result<Loaded, SettingsError>> {
+        let reading = self.reading.as_ref()?;
+        let refuse = |source| Err(SettingsError::Read { path: self.path.clone(), source });
+        let result = match reading.result.try_recv() {
+            Ok(result) => result,
+            Err(TryRecvError::Disconnected) => refuse(io::Error::other("the reading thread panicked")),
+            Err(TryRecvError::Empty) if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) => {
+                let reason = format!("not read within {} s", READ_TIMEOUT.as_secs());
+                let late = refuse(io::Error::new(io::ErrorKind::TimedOut, reason));
+                self.stuck = self.reading.take().map(|reading| reading.thread);
+                return Some(late);
+            }
+            Err(TryRecvError::Empty) => return None,
+        };
+        self.reading = None;
+        Some(result.map(|loaded| self.accept(loaded)))
+    }
+
+    fn accept(&mut self, mut loaded: Loaded) -> Loaded {
+        // A file that was in force and is gone later is an error.
+        self.may_be_absent = loaded.file.is_none();
+        if let Some(listen) = &self.listen {
+            loaded.settings.listen = listen.clone();
+        }
+        loaded
+    }
+}
+
+fn load(path: PathBuf, may_be_absent: bool, has_text: &AtomicBool) -> Result<Loaded, SettingsError> {
+    match read_text(&path) {
+        Ok(text) => {
+            has_text.store(true, SeqCst);
+            match Settings::parse(&text) {
+                Ok(settings) => Ok(Loaded { settings, file: Some(path) }),
+                Err(faults) => Err(SettingsError::Invalid { path, faults }),
+            }
+        }
+        Err(error) if may_be_absent && error.kind() == io::ErrorKind::NotFound => match absence(&path) {
+            Ok(()) => Ok(Loaded { settings: Settings::default(), file: None }),
+            Err(source) => Err(SettingsError::Read { path, source }),
+        },
+        Err(source) => Err(SettingsError::Read { path, source }),
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {MAX_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8 text: byte {offset} is invalid"))
+    })
+}
+
+/// Succeeds where nothing is at the path: "no such file" is also said of a symbolic link to nothing, be it the file's
+/// own or one on the way there.
+fn absence(path: &Path) -> io::Result<()> {
+    for place in path.ancestors() {
+        match fs::symlink_metadata(place) {
+            Ok(there) if there.is_symlink() && fs::metadata(place).is_err() => {
+                let reason = format!("{} is a dangling symbolic link", place.display());
+                return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+            }
+            // It was made since.
+            Ok(_) if place == path => return Err(io::ErrorKind::NotFound.into()),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The file, or the folder on its path, that only some users may read or enter. `None` where all can read the file.
+pub(in crate::daemon) fn private_part(path: &Path) -> Option<PathBuf> {
+    let real = fs::canonicalize(path).ok()?;
+    for place in real.ancestors() {
+        let needed = if place == real { 0o004 } else { 0o001 };
+        if fs::metadata(place).is_ok_and(|there| there.permissions().mode() & needed == 0) {
+            return Some(place.to_owned());
+        }
+    }
+    None
+}

@@ -1,0 +1,149 @@
+//! Signals: each sets the flag of what it asks for, and wakes the threads that look at the flags.
+//!
+//! The handlers themselves set the flags, so that no request is missed, whatever becomes of the waking. A flag holds
+//! one request however often it was made: a thousand SIGHUPs are one reload, and at most one more after it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::{flag, low_level::pipe};
+
+/// How long the thread rests when it cannot wait for a signal; the flags are looked at that often then.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// Signals could not be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("watch signals")]
+pub(super) struct SignalError(#[from] io::Error);
+
+/// What signals have asked for; clones are of the same requests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Requests {
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    counters: Arc<AtomicBool>,
+}
+
+impl Requests {
+    /// Installs the handlers: from here on a signal is a request, not the end. Leaves no file open.
+    pub(super) fn from_signals() -> Result<Self, SignalError> {
+        let requests = Self::default();
+        for signal in [SIGTERM, SIGINT] {
+            flag::register(signal, Arc::clone(&requests.stop))?;
+        }
+        let hangup = if hangup_stops() { &requests.stop } else { &requests.reload };
+        flag::register(SIGHUP, Arc::clone(hangup))?;
+        flag::register(SIGUSR1, Arc::clone(&requests.counters))?;
+        // With a handler of any kind, a log file that has reached its limit fails a write instead of ending the
+        // process.
+        flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
+        Ok(requests)
+    }
+
+    /// Starts the thread that calls `wake` after each signal, and once for those that came before.
+    pub(super) fn watch(&self, mut wake: impl FnMut() + Send + 'static) -> Result<(), SignalError> {
+        let (mut arrived, arriving) = UnixStream::pair()?;
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+            pipe::register(signal, arriving.try_clone()?)?;
+        }
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            loop {
+                wake();
+                if arrived.read(&mut [0; 64]).is_err() {
+                    thread::sleep(PAUSE_AFTER_ERROR);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Returns whether the daemon was asked to stop; it stays asked.
+    pub(super) fn stop(&self) -> bool {
+        self.stop.load(SeqCst)
+    }
+
+    /// Returns whether a reload was asked for since the last call.
+    pub(super) fn take_reload(&self) -> bool {
+        self.reload.swap(false, SeqCst)
+    }
+
+    /// Returns whether the counters were asked for since the last call.
+    pub(super) fn take_counters(&self) -> bool {
+        self.counters.swap(false, SeqCst)
+    }
+}
+
+/// Whether SIGHUP says that the terminal is gone: a daemon in the foreground must not keep the port then. Whoever
+/// started it with SIGHUP ignored (nohup(1)) wants it to stay.
+fn hangup_stops() -> bool {
+    let has_terminal = File::open("/dev/tty").is_ok();
+    has_terminal && !fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, SIGHUP))
+}
+
+/// Whether `/proc/PID/status` has the signal in its mask of those ignored (proc_pid_status(5)).
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// A thread's way to be woken: the side of those who wake it.
+#[derive(Clone)]
+pub(super) struct Wake(SyncSender<()>);
+
+/// A thread's way to be woken: its own side.
+pub(super) struct Wakeups(Receiver<()>);
+
+/// Makes the two sides; waking twice before the thread looks is waking once.
+pub(super) fn wake_channel() -> (Wake, Wakeups) {
+    let (wake, wakeups) = sync_channel(1);
+    (Wake(wake), Wakeups(wakeups))
+}
+
+impl Wake {
+    pub(super) fn wake(&self) {
+        // Full: it will look anyway. Disconnected: it has ended.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Wakeups {
+    /// Waits until this thread is woken, but not longer than this.
+    pub(super) fn wait_until(&self, time: Instant) {
+        let wait = time.saturating_duration_since(Instant::now());
+        if let Err(std::sync::mpsc::RecvTimeoutError::Disconnected) = self.0.recv_timeout(wait) {
+            thread::sleep(time.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_mask() {
+        let status = "Name:\techo-udpd\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert!(ignores(status, SIGHUP));
+        assert!(!ignores(status, SIGINT));
+        assert!(!ignores("Name:\techo-udpd\n", SIGHUP));
+    }
+
+    #[test]
+    fn a_wake_is_not_missed_and_many_are_one() {
+        let (wake, wakeups) = wake_channel();
+        (0..1000).for_each(|_| wake.wake());
+        let soon = Instant::now() + Duration::from_secs(20);
+        wakeups.wait_until(soon);
+        assert!(Instant::now() < soon);
+        let begun = Instant::now();
+        wakeups.wait_until(begun + Duration::from_millis(20));
+        assert!(begun.elapsed() >= Duration::from_millis(20));
+    }
+}

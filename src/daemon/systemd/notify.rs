@@ -1,0 +1,195 @@
+//! Messages to the service manager, sent by a thread of their own: its socket blocks while nobody reads it.
+//!
+//! Those who notify never wait. A message replaces what it makes untrue, so that few wait however long the service
+//! manager does not read: one status, one sign of life, one reload.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::message;
+
+/// A message to the service manager: one datagram.
+#[derive(Debug)]
+pub(super) enum Message {
+    Ready,
+    /// With the time at which the reload began, in microseconds of CLOCK_MONOTONIC.
+    Reloading(i128),
+    Stopping,
+    Alive,
+    Status(String),
+    /// Why the service could not run, and the errno(3) that comes closest.
+    Failed(String, u32),
+    /// A socket to keep under this name.
+    Keep(String, OwnedFd),
+    /// Sockets of this name are not to be kept any longer.
+    Forget(String),
+}
+
+impl Message {
+    /// Returns whether an earlier message that still waits is pointless now.
+    fn replaces(&self, earlier: &Self) -> bool {
+        match self {
+            Self::Alive => matches!(earlier, Self::Alive),
+            Self::Status(_) | Self::Failed(..) => matches!(earlier, Self::Status(_)),
+            // The pair of an earlier reload, or the end of the start, which the end of this reload will do for.
+            Self::Reloading(_) => matches!(earlier, Self::Reloading(_) | Self::Ready),
+            _ => false,
+        }
+    }
+
+    fn send(&self) -> io::Result<()> {
+        match self {
+            Self::Ready => sd_notify::notify(&[NotifyState::Ready]),
+            // In one datagram, as sd_notify(3) wants it.
+            Self::Reloading(since) => sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(*since)]),
+            Self::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+            Self::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+            Self::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
+            Self::Failed(line, errno) => sd_notify::notify(&[NotifyState::Status(line), NotifyState::Errno(*errno)]),
+            Self::Keep(name, socket) => {
+                // Without FDPOLL=0 the service manager would close a socket that has an error pending. One that it
+                // keeps already is not kept twice.
+                let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+                sd_notify::notify_with_fds(&states, &[socket.as_fd()])
+            }
+            Self::Forget(name) => sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]),
+        }
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("READY=1"),
+            Self::Reloading(_) => f.write_str("RELOADING=1"),
+            Self::Stopping => f.write_str("STOPPING=1"),
+            Self::Alive => f.write_str("WATCHDOG=1"),
+            Self::Status(_) => f.write_str("the status"),
+            Self::Failed(..) => f.write_str("the failure"),
+            Self::Keep(name, _) => write!(f, "the socket {name}"),
+            Self::Forget(name) => write!(f, "the removal of the socket {name}"),
+        }
+    }
+}
+
+/// Messages on their way to the thread that sends them.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: VecDeque<Message>,
+    is_sending: bool,
+}
+
+impl Outbox {
+    /// Starts the thread that sends.
+    pub(super) fn start() -> io::Result<Arc<Self>> {
+        Self::start_with(Message::send)
+    }
+
+    fn start_with(send: impl Fn(&Message) -> io::Result<()> + Send + 'static) -> io::Result<Arc<Self>> {
+        let outbox = Arc::<Self>::default();
+        let sender = Arc::clone(&outbox);
+        thread::Builder::new().name("notify".into()).spawn(move || {
+            loop {
+                let message = sender.next();
+                if let Err(error) = send(&message) {
+                    log_notify_error(&message, &error);
+                }
+            }
+        })?;
+        Ok(outbox)
+    }
+
+    /// Queues a message, in place of those that it replaces.
+    pub(super) fn push(&self, message: Message) {
+        let mut waiting = self.lock();
+        waiting.messages.retain(|earlier| !message.replaces(earlier));
+        waiting.messages.push_back(message);
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything was sent, but not longer than this.
+    pub(super) fn finish(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let mut waiting = self.lock();
+        while !waiting.messages.is_empty() || waiting.is_sending {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The next message to send, once there is one; the one before has been sent.
+    fn next(&self) -> Message {
+        let mut waiting = self.lock();
+        waiting.is_sending = false;
+        self.changed.notify_all();
+        loop {
+            if let Some(message) = waiting.messages.pop_front() {
+                waiting.is_sending = true;
+                return message;
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn log_notify_error(what: &impl fmt::Display, error: &io::Error) {
+    tracing::debug!(message_id = message::UNTOLD, "could not notify the service manager of {what}: {error}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// An outbox that hands each message over, and stands still until it is allowed to go on.
+    fn held() -> (Arc<Outbox>, Sender<()>, Receiver<String>) {
+        let (allow, allowed) = channel::<()>();
+        let (sent, messages) = channel();
+        let outbox = Outbox::start_with(move |message| {
+            sent.send(format!("{message:?}")).map_err(io::Error::other)?;
+            allowed.recv().map_err(io::Error::other)
+        });
+        (outbox.unwrap(), allow, messages)
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_read_holds_nobody_and_hears_later_what_is_still_true() {
+        let (outbox, allow, messages) = held();
+        outbox.push(Message::Status("in hand".into()));
+        assert_eq!(messages.recv().unwrap(), "Status(\"in hand\")");
+        outbox.push(Message::Ready);
+        for number in 0..1000 {
+            outbox.push(Message::Reloading(number));
+            outbox.push(Message::Status(format!("reload {number}")));
+            outbox.push(Message::Ready);
+            outbox.push(Message::Alive);
+        }
+        outbox.push(Message::Stopping);
+        outbox.finish(Duration::from_millis(20));
+        (0..10).for_each(|_| allow.send(()).unwrap());
+        outbox.finish(Duration::from_secs(20));
+        let sent: Vec<String> = messages.try_iter().collect();
+        assert_eq!(sent, ["Reloading(999)", "Status(\"reload 999\")", "Ready", "Alive", "Stopping"]);
+    }
+}

@@ -1,0 +1,311 @@
+//! Where settings come from: which file, when the defaults, and files that do not come to an end or cannot be reached.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{
+    Daemon, DaemonCommand, Finished, Running, ask, connected, has_program, is_root, need, run, sh, temporary_file,
+    temporary_folder, wait_for,
+};
+use crate::notify::Manager;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_echo-udpd");
+const INSTALLED: &str = "/etc/echo-udpd/echo-udpd.toml";
+
+/// A host of its own as to `/etc`, which is this folder.
+struct Host(PathBuf);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self(temporary_folder());
+        fs::create_dir(host.folder()).unwrap();
+        host
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.0.join("echo-udpd")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder().join("echo-udpd.toml")
+    }
+
+    /// The daemon without `--config`, run by root without the privilege to read what it may not.
+    fn daemon(&self) -> Command {
+        let script = format!("mount --bind {} /etc; exec \"$@\"", self.0.display());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", &script, "sh", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]);
+        command.args([PROGRAM, "--listen", "127.0.0.1:0"]);
+        command
+    }
+}
+
+type Preparation = fn(&Host);
+
+fn find(process: &mut Running, text: &str) -> String {
+    process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
+}
+
+fn mkfifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// Waits until a process reads the pipe at this path, and holds its other end.
+fn writer_of(pipe: &Path) -> fs::File {
+    OpenOptions::new().write(true).open(pipe).unwrap()
+}
+
+#[test]
+fn only_an_installed_file_that_does_not_exist_means_the_defaults() {
+    need!(is_root() && has_program("unshare") && has_program("setpriv"), "root, unshare and setpriv");
+    let absent: [Preparation; 3] = [
+        |_| {},
+        |host| fs::remove_dir(host.folder()).unwrap(),
+        |host| {
+            fs::rename(host.folder(), host.0.join("elsewhere")).unwrap();
+            symlink("elsewhere", host.folder()).unwrap();
+        },
+    ];
+    for prepare in absent {
+        let host = Host::new();
+        prepare(&host);
+        let mut process = Running::start(&mut host.daemon());
+        find(&mut process, &format!("no settings file at {INSTALLED}: using the defaults"));
+        process.signal("TERM");
+        assert_eq!(process.finish().code(), Some(0));
+    }
+    let unreachable: [(&str, Preparation); 7] = [
+        ("is a dangling symbolic link", |host| symlink("nowhere", host.file()).unwrap()),
+        ("is a dangling symbolic link", |host| {
+            fs::remove_dir(host.folder()).unwrap();
+            symlink("nowhere", host.folder()).unwrap();
+        }),
+        ("Too many levels of symbolic links (os error 40)", |host| symlink("echo-udpd.toml", host.file()).unwrap()),
+        ("Permission denied (os error 13)", |host| {
+            sh(format!("chmod 000 {}", host.folder().display())).success().clear()
+        }),
+        ("Permission denied (os error 13)", |host| {
+            fs::write(host.file(), "").unwrap();
+            sh(format!("chmod 000 {}", host.file().display())).success();
+        }),
+        ("Not a directory (os error 20)", |host| {
+            fs::remove_dir(host.folder()).unwrap();
+            fs::write(host.folder(), "").unwrap();
+        }),
+        ("Is a directory (os error 21)", |host| fs::create_dir(host.file()).unwrap()),
+    ];
+    for (reason, prepare) in unreachable {
+        let host = Host::new();
+        prepare(&host);
+        let refused = run(&mut host.daemon());
+        assert_eq!(refused.code(), Some(78), "{reason}: {refused:?}");
+        assert!(refused.err.starts_with(&format!("echo-udpd: read {INSTALLED}: ")), "{refused:?}");
+        assert!(refused.err.ends_with(reason), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_in_force_and_is_gone_fails_a_reload_and_one_that_appears_is_read() {
+    need!(is_root() && has_program("unshare") && has_program("setpriv"), "root, unshare and setpriv");
+    let host = Host::new();
+    let mut process = Running::start(&mut host.daemon());
+    find(&mut process, "no settings file at");
+    let mut reload = |expected: &str| {
+        process.forget_lines();
+        process.signal("HUP");
+        find(&mut process, "reload");
+        let line = process.find_line("what came of it", |line| line.contains("reload").then(|| line.to_owned()));
+        assert!(line.contains(expected), "{line}");
+    };
+    reload(&format!("settings reloaded: no settings file at {INSTALLED}, using the defaults"));
+    fs::write(host.file(), "[access]\nallow = ['192.0.2.0/24']").unwrap();
+    reload(&format!("settings reloaded from {INSTALLED}"));
+    fs::remove_file(host.file()).unwrap();
+    for _ in 0..2 {
+        reload(&format!(
+            "reload failed: read {INSTALLED}: No such file or directory (os error 2), keeping the running settings"
+        ));
+    }
+    fs::write(host.file(), "").unwrap();
+    reload(&format!("settings reloaded from {INSTALLED}"));
+}
+
+#[test]
+fn the_log_names_the_file_of_the_command_line() {
+    let mut daemon = Daemon::with_settings("");
+    let read = daemon.wait_for_line("settings read from ");
+    let path = read.split("settings read from ").nth(1).unwrap().to_owned();
+    assert!(path.ends_with("/echo-udpd.toml"), "{read}");
+    daemon.reload("");
+    daemon.wait_for_line(&format!("settings reloaded from {path}"));
+}
+
+#[test]
+fn a_file_that_does_not_end_or_is_no_text_exits_78_however_it_is_read() {
+    let folder = temporary_folder();
+    let pipe = folder.join("pipe");
+    mkfifo(&pipe);
+    let binary = temporary_file("binary.toml", b"workers = 1 # \xff\n");
+    let large = temporary_file("large.toml", "#".repeat((1 << 20) + 1));
+    let cases = [
+        (pipe.as_path(), "not read within 2 s"),
+        (Path::new("/dev/zero"), "larger than 1048576 bytes"),
+        (&large, "larger than 1048576 bytes"),
+        (&folder, "Is a directory (os error 21)"),
+        (&binary, "not UTF-8 text: byte 14 is invalid"),
+    ];
+    std::thread::scope(|scope| {
+        for (file, reason) in cases {
+            for mode in [&["--check"][..], &["--print-config"], &["--listen", "127.0.0.1:0"]] {
+                scope.spawn(move || {
+                    let refused = run(Command::new(PROGRAM).arg("--config").arg(file).args(mode));
+                    assert_eq!(refused.code(), Some(78), "{mode:?}: {refused:?}");
+                    assert_eq!(refused.err, format!("echo-udpd: read {}: {reason}", file.display()), "{mode:?}");
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn an_empty_device_and_a_pipe_that_ends_are_files() {
+    let check = |script: &str| -> Finished { sh(format!("{script} {PROGRAM} --print-config --config /dev/stdin")) };
+    assert!(check("</dev/null").success().contains("listen = [\"[::]:9000\"]"));
+    assert!(check("(sleep 0.1; echo 'workers = 3') |").success().contains("workers = 3"));
+    let wrong = check("echo 'workers = true' |");
+    assert_eq!(wrong.code(), Some(78));
+    assert!(wrong.err.starts_with("echo-udpd: /dev/stdin:1:11: workers: "), "{wrong:?}");
+}
+
+#[test]
+fn a_reload_that_is_stuck_starves_no_watchdog_and_a_later_one_says_so() {
+    let manager = Manager::new();
+    let folder = temporary_folder();
+    let file = folder.join("settings.toml");
+    fs::write(&file, "").unwrap();
+    let mut command = manager.watched(Command::new(PROGRAM).args(["--listen", "127.0.0.1:0", "--config"]).arg(&file));
+    let mut process = Running::start(&mut command);
+    manager.wait_for("READY=1");
+    let address = process.find_line("its address", |line| {
+        line.split_once("listening on ")?.1.split(' ').next()?.parse::<std::net::SocketAddr>().ok()
+    });
+
+    fs::remove_file(&file).unwrap();
+    mkfifo(&file);
+    process.signal("HUP");
+    let writer = writer_of(&file);
+    manager.wait_for("RELOADING=1");
+    manager.forget();
+    // Well within the two seconds that the file may take.
+    for _ in 0..3 {
+        assert_eq!(manager.next().trim_end(), "WATCHDOG=1");
+    }
+    assert_eq!(ask(&connected(address), b"1"), b"1");
+    find(&mut process, "not read within 2 s, keeping the running settings");
+
+    process.signal("HUP");
+    find(&mut process, "an earlier read has not returned yet, keeping the running settings");
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "").unwrap();
+    drop(writer);
+    wait_for("a reload once the reader has returned", || {
+        process.forget_lines();
+        process.signal("HUP");
+        let line = process.find_line("what came of it", |line| line.contains("reload").then(|| line.to_owned()));
+        line.contains("settings reloaded").then_some(())
+    });
+    process.signal("TERM");
+    assert_eq!(process.finish().code(), Some(0));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_file_neither_at_the_start_nor_at_a_reload() {
+    let folder = temporary_folder();
+    let pipe = folder.join("pipe");
+    mkfifo(&pipe);
+    let process = Running::start(Command::new(PROGRAM).args(["--listen", "127.0.0.1:0", "--config"]).arg(&pipe));
+    let _writer = writer_of(&pipe);
+    process.signal("TERM");
+    let finished = process.finish();
+    assert_eq!((finished.code(), &*finished.err), (Some(0), ""));
+
+    let (mut command, file) = DaemonCommand::default().listen("127.0.0.1:0").command();
+    let mut process = Running::start(&mut command);
+    find(&mut process, "settings read from");
+    fs::remove_file(&file).unwrap();
+    mkfifo(&file);
+    process.signal("HUP");
+    let _writer = writer_of(&file);
+    process.signal("TERM");
+    let finished = process.finish();
+    assert_eq!(finished.code(), Some(0), "{finished:?}");
+    assert!(finished.err.contains("stopped: ") && !finished.err.contains("reload failed"), "{finished:?}");
+}
+
+#[test]
+fn a_thousand_reloads_that_wait_are_one() {
+    let mut daemon = Daemon::with_settings("");
+    let read = daemon.wait_for_line("settings read from ");
+    let file = PathBuf::from(read.split("settings read from ").nth(1).unwrap());
+    fs::remove_file(&file).unwrap();
+    mkfifo(&file);
+    daemon.process.signal("HUP");
+    let mut writer = writer_of(&file);
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "").unwrap();
+    sh(format!("for n in $(seq 1000); do kill -HUP {}; done", daemon.process.pid())).success();
+    writer.write_all(b"# the first\n").unwrap();
+    drop(writer);
+    let mut reloads = 0;
+    daemon.process.find_line("the second reload", |line| {
+        reloads += usize::from(line.contains("settings reloaded"));
+        (reloads == 2).then_some(())
+    });
+    daemon.counters();
+    let finished = daemon.stop();
+    assert!(!finished.err.contains("reload"), "{}", finished.err);
+}
+
+#[test]
+fn check_warns_root_of_a_file_that_the_service_could_not_read() {
+    need!(is_root(), "root");
+    // Where everybody may come.
+    let folder = std::env::temp_dir().join(format!("echo-udpd-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("echo-udpd.toml");
+    fs::write(&file, "").unwrap();
+    let check = |mode: &str| {
+        sh(format!("chmod {mode}")).success();
+        let checked = run(Command::new(PROGRAM).arg("--check").arg("--config").arg(&file));
+        assert_eq!((checked.code(), &*checked.out), (Some(0), ""), "{mode}");
+        checked.err
+    };
+    let (folder, file) = (folder.display(), file.display());
+    assert_eq!(check(&format!("755 {folder}; chmod 644 {file}")), "");
+    for (mode, private) in [(format!("640 {file}"), format!("{file}")), (format!("700 {folder}"), format!("{folder}"))]
+    {
+        let warning = check(&mode);
+        assert!(warning.starts_with(&format!("echo-udpd: warning: not everybody may read {private}")), "{warning}");
+        sh(format!("chmod 644 {file}")).success();
+    }
+    sh(format!("rm -r {folder}")).success();
+}
+
+#[test]
+fn the_environment_names_the_file_where_the_command_line_does_not() {
+    let good = temporary_file("good.toml", "workers = 7");
+    let bad = temporary_file("bad.toml", "workers = 'many'");
+    let check = |environment: &Path, words: &[&str]| {
+        run(Command::new(PROGRAM).env("ECHO_UDPD_CONFIG", environment).arg("--print-config").args(words))
+    };
+    assert!(check(&good, &[]).success().contains("workers = 7"));
+    let refused = check(&bad, &[]);
+    assert_eq!(refused.code(), Some(78));
+    assert!(refused.err.contains("bad.toml:1:11"), "{refused:?}");
+    assert!(check(&bad, &["--config", good.to_str().unwrap()]).success().contains("workers = 7"));
+    // Never wider because a variable is empty.
+    assert_eq!(check(Path::new(""), &[]).code(), Some(2));
+}
