@@ -84,10 +84,10 @@ fn echoes_allocate_nothing_of_ours() {
     let flat = format!("{{\"sequence\":123456,\"text\":\"\u{e9}\",\"padding\":\"{}\"}}\n", "x".repeat(100));
     // The first of all: what a thread or a channel makes at its first use, and what batches grow by until they are full.
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    (0..WAITING).for_each(|_| drop(client.send_to(flat.as_bytes(), address).unwrap()));
+    (0..WAITING).for_each(|_| assert_eq!(client.send_to(flat.as_bytes(), address).unwrap(), flat.len()));
     let server = server.start().unwrap();
     client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    (0..WAITING).for_each(|_| drop(client.recv(&mut [0; 4096]).unwrap()));
+    (0..WAITING).for_each(|_| assert_eq!(client.recv(&mut [0; 4096]).unwrap(), flat.len()));
     assert_eq!(allocations(address, flat.as_bytes(), count), 0);
 
     let nested = b"{\"a\":{\"b\":[[1],[2]]}}";

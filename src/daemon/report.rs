@@ -127,7 +127,7 @@ pub(super) fn settings_read(loaded: &Loaded) {
 }
 
 /// The first lines of the log.
-pub(super) fn listeners(listeners: &[Listener], wanted: usize) {
+pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
     for listener in listeners {
         if listener.families == Families::Ipv4Only {
             tracing::warn!(
@@ -137,34 +137,54 @@ pub(super) fn listeners(listeners: &[Listener], wanted: usize) {
                 listener.address.port()
             );
         }
-        let granted = listener.receive_buffer;
         tracing::info!(
             message_id = message::LISTENING,
             local_address = %listener.address.ip(),
             local_port = listener.address.port(),
-            receive_buffer = granted,
+            receive_buffer = listener.receive_buffer,
+            send_buffer = listener.send_buffer,
             "listening on {}",
             describe(listener)
         );
     }
     for listener in listeners {
-        let granted = listener.receive_buffer;
-        let room = granted / SMALL_DATAGRAM;
-        // A buffer of another size by rounding is no reason to warn.
-        if granted < wanted / 10 * 9 {
-            tracing::warn!(
-                message_id = message::RECEIVE_BUFFER_SMALL,
-                "receive buffer of {}: the kernel granted {granted} of {wanted} bytes (about {room} small datagrams; \
-                 larger bursts are dropped); raise net.core.rmem_max to {wanted}",
-                listener.address
-            );
-        } else {
-            tracing::info!(
-                message_id = message::LISTENING,
-                "receive buffer of {}: {granted} bytes, room for about {room} small datagrams",
-                listener.address
-            );
-        }
+        receive_buffer(listener, settings.receive_buffer_bytes.value() as usize);
+        send_buffer(listener, settings.send_buffer_bytes.value() as usize);
+    }
+}
+
+/// Whether the kernel granted what was asked for, but for rounding.
+fn is_enough(granted: usize, wanted: usize) -> bool {
+    granted >= wanted / 10 * 9
+}
+
+fn receive_buffer(listener: &Listener, wanted: usize) {
+    let (address, granted) = (listener.address, listener.receive_buffer);
+    let room = granted / SMALL_DATAGRAM;
+    if is_enough(granted, wanted) {
+        tracing::info!(
+            message_id = message::LISTENING,
+            "receive buffer of {address}: {granted} bytes, room for about {room} small datagrams"
+        );
+    } else {
+        tracing::warn!(
+            message_id = message::RECEIVE_BUFFER_SMALL,
+            "receive buffer of {address}: the kernel granted {granted} of {wanted} bytes (about {room} small datagrams; \
+             larger bursts are dropped); raise net.core.rmem_max to {wanted}"
+        );
+    }
+}
+
+fn send_buffer(listener: &Listener, wanted: usize) {
+    let (address, granted) = (listener.address, listener.send_buffer);
+    if is_enough(granted, wanted) {
+        tracing::info!(message_id = message::LISTENING, "send buffer of {address}: {granted} bytes");
+    } else {
+        tracing::warn!(
+            message_id = message::SEND_BUFFER_SMALL,
+            "send buffer of {address}: the kernel granted {granted} of {wanted} bytes (replies to neighbours that do not \
+             answer can fill it, and others are dropped); raise net.core.wmem_max to {wanted}"
+        );
     }
 }
 
@@ -257,7 +277,8 @@ pub(super) fn exempt(live: &Reloadable) {
         let are = if exempt.len() == 1 { "is" } else { "are" };
         tracing::warn!(
             message_id = message::EXEMPT,
-            "{} {are} exempt from the rate limit; anyone who can spoof those addresses is too",
+            "{} {are} exempt from the rate limit, and so is anyone who can spoof those addresses; an echo service there \
+             could loop with this one at full speed",
             exempt.join(", ")
         );
     }

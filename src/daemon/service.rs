@@ -62,11 +62,10 @@ impl Service<'_> {
         let live = settings.reloadable();
         apply(&handler, &live);
         let (options, mut socket_source) = self.choose_sockets(settings, inherited);
-        let receive_buffer = settings.receive_buffer_bytes.value() as usize;
         let options = options
             .workers(settings.worker_count())
             .policy(live.policy.clone())
-            .receive_buffer(receive_buffer)
+            .receive_buffer(settings.receive_buffer_bytes.value() as usize)
             .send_buffer(settings.send_buffer_bytes.value() as usize);
         let server = options.bind(P::default(), handler)?;
         if socket_source.handed_over == 0 {
@@ -78,7 +77,7 @@ impl Service<'_> {
         socket_source.dropped_before = drops.map(u64::from).sum();
         // Before anything is served: the first line of the log names the address.
         let handle = server.handle();
-        report::listeners(handle.listeners(), receive_buffer);
+        report::listeners(handle.listeners(), settings);
         report::settings_read(loaded);
         report::sockets(&socket_source, handle.listeners(), settings);
         report::workers(server.workers(), settings);

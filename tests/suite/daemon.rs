@@ -211,11 +211,22 @@ fn a_port_that_needs_a_privilege_gets_a_hint() {
 }
 
 #[test]
-fn a_small_receive_buffer_is_told_with_the_sysctl_to_set() {
+fn small_buffers_are_reported_with_the_sysctls_to_set() {
     need!(is_root() && has_program("setpriv"), "root and setpriv, to take privileges away");
     let wrapper = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
-    let mut daemon = DaemonCommand::default().wrapped(&wrapper).settings("receive-buffer-bytes = 1000000000").start();
+    let settings = "receive-buffer-bytes = 1000000000\nsend-buffer-bytes = 1000000000";
+    let mut daemon = DaemonCommand::default().wrapped(&wrapper).settings(settings).start();
     let line = daemon.wait_for_line("receive buffer of");
     assert!(line.contains(" of 1000000000 bytes (about "), "{line}");
     assert!(line.ends_with("raise net.core.rmem_max to 1000000000"), "{line}");
+    let line = daemon.wait_for_line("send buffer of");
+    assert!(line.contains(" of 1000000000 bytes (replies to neighbours"), "{line}");
+    assert!(line.ends_with("raise net.core.wmem_max to 1000000000"), "{line}");
+}
+
+#[test]
+fn exempt_sources_are_warned_of_with_the_loop_that_they_allow() {
+    let mut daemon = Daemon::with_settings("[rate-limit]\nexempt = ['192.0.2.0/24', '2001:db8::1']");
+    let line = daemon.wait_for_line("exempt from the rate limit");
+    assert!(line.contains("WARN 192.0.2.0/24, 2001:db8::1 are exempt") && line.contains("could loop"), "{line}");
 }
