@@ -3,13 +3,22 @@
 //! `ECHO_UDPD_ROOTS` names a folder with the root folders `bookworm` and `trixie`, made by mmdebstrap; they are not
 //! written to. The package is made from this very source by `cargo deb`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use super::namespace::within_network_of;
 use super::process::{Finished, Running, run};
-use super::{DEADLINE, has_program, is_root, skipped, temporary_folder, wait_for};
+use super::{DEADLINE, connected, has_program, is_root, skipped, temporary_folder, wait_for};
+
+/// Where the service listens unless told otherwise.
+pub(crate) const ANYWHERE: &str = "[::1]:9000";
+
+pub(crate) fn at(address: &str) -> SocketAddr {
+    address.parse().unwrap()
+}
 
 /// A release of Debian to boot.
 #[derive(Clone, Debug)]
@@ -122,6 +131,31 @@ impl Container {
         within_network_of(Path::new(&format!("/proc/{}/ns/net", self.init)), what)
     }
 
+    /// Asks once, until there is a reply.
+    pub(crate) fn is_answered(&self, address: &str, datagram: &str) {
+        let reply = self.inside(|| {
+            let socket = connected(at(address));
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let mut buffer = [0; 1000];
+            wait_for("a reply", || {
+                // Refused while nobody listens.
+                let _ = socket.send(datagram.as_bytes());
+                socket.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+            })
+        });
+        assert_eq!(reply, datagram, "{}", self.release);
+    }
+
+    /// Stops the service and its socket unit, and forgets drop-ins and the journal.
+    pub(crate) fn stop_service(&self) {
+        self.sh("systemctl stop echo-udpd.socket echo-udpd.service; rm -rf /etc/systemd/system/echo-udpd.service.d
+                 systemctl daemon-reload; journalctl --quiet --rotate --vacuum-time=1us");
+    }
+
+    pub(crate) fn main_pid(&self) -> u32 {
+        self.property("MainPID").parse().unwrap()
+    }
+
     /// A property of the service.
     pub(crate) fn property(&self, name: &str) -> String {
         self.sh(&format!("systemctl show -P {name} echo-udpd")).trim_end().to_owned()
@@ -141,7 +175,7 @@ impl Container {
             if let Some(line) = journal.lines().find(|line| line.contains(text)) {
                 return line.to_owned();
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         panic!("{}: waited too long for `{text}` in {journal}", self.release)
     }
