@@ -23,6 +23,7 @@ mod neighbours;
 mod netcat;
 mod notify;
 mod packaging;
+mod recipes;
 mod restricted;
 mod settings;
 mod settings_source;
