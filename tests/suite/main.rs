@@ -29,5 +29,6 @@ mod settings;
 mod settings_source;
 mod spoof;
 mod stalls;
+mod style;
 mod systemd;
 mod volume;

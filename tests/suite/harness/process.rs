@@ -341,6 +341,11 @@ impl Counters {
         Self(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
 
+    /// The name of each.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     pub(crate) fn of(&self, name: &str) -> u64 {
         *self.0.get(name).unwrap_or_else(|| panic!("no counter {name} in {self:?}"))
     }

@@ -1,6 +1,6 @@
 //! What the package ships besides the programs says what the programs do.
 //!
-//! `ECHO_UDPD_WRITE=1 cargo test --test suite packaging` writes anew what is generated.
+//! `ECHO_UDPD_WRITE=1 cargo test --test suite packaging` writes again what is generated.
 
 mod generated;
 
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use echo_udpd::{cli, daemon, message};
 
-use crate::harness::{has_program, need, provided, run};
+use crate::harness::{Daemon, has_program, is_root, need, provided, run, temporary_folder};
 
 fn packaging(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
@@ -55,16 +55,61 @@ fn man_pages_are_well_formed() {
     }
 }
 
+/// A section of a man page, as its reader sees it.
+fn section(page: &str, name: &str) -> String {
+    let text = read(&packaging(page)).replace("\\-", "-");
+    let section = text.split_once(&format!("\n.SH {name}\n")).unwrap_or_else(|| panic!("{page} has no {name}")).1;
+    section.split("\n.SH ").next().unwrap().to_owned()
+}
+
 #[test]
-fn man_pages_explain_every_setting_and_option() {
-    let settings: toml::Table = daemon::settings::Settings::default().to_string().parse().unwrap();
-    let page = read(&packaging(PAGES[2]));
-    let keys = settings.iter().flat_map(|(name, value)| match value {
-        toml::Value::Table(table) => table.keys().cloned().collect(),
-        _ => vec![name.clone()],
-    });
-    for key in keys {
-        assert!(page.contains(&format!("\\fB{}\\fR", key.replace('-', "\\-"))), "{key} is not in {}", PAGES[2]);
+fn synopses_name_every_option() {
+    let client = cli::command_line();
+    let send = client.find_subcommand("send").unwrap().clone();
+    for (page, command) in [("man/echo-udpd.8", daemon::command_line()), ("man/echo-udp.1", send)] {
+        let synopsis = section(page, "SYNOPSIS");
+        for option in command.get_opts().filter(|option| !["help", "version"].contains(&option.get_id().as_str())) {
+            let name = option.get_long().map(|long| format!("--{long}"));
+            let name = name.unwrap_or_else(|| format!("-{}", option.get_short().unwrap()));
+            assert!(synopsis.contains(&name), "{name} is not in the synopsis of {page}: {synopsis}");
+        }
+    }
+}
+
+#[test]
+fn man_page_and_readme_explain_every_counter() {
+    let counters = Daemon::start().counters();
+    let page = section("man/echo-udpd.8", "COUNTERS");
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let readme = readme.split_once("Counters account for").unwrap().1.split("\n\n").next().unwrap();
+    for name in counters.names() {
+        let name = name.strip_prefix("dropped_").unwrap_or(name);
+        let is_word = |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+        assert!(is_word(&page), "{name} is not among the COUNTERS of echo-udpd(8)");
+        assert!(is_word(readme), "{name} is not among the counters of README");
+    }
+}
+
+#[test]
+fn sysctl_sets_what_the_shipped_file_says() {
+    need!(is_root(), "root");
+    need!(has_program("sysctl"), "sysctl of procps");
+    need!(has_program("unshare"), "unshare of util-linux");
+    let folder = temporary_folder();
+    let neighbours = ["ipv4/neigh/default", "ipv4/neigh/eth0", "ipv6/neigh/default", "ipv6/neigh/eth0"];
+    let mut keys: Vec<_> = ["core/rmem_max", "core/wmem_max"].map(|key| (folder.join(key), "8388608")).into();
+    keys.extend(neighbours.map(|of| (folder.join(of).join("unres_qlen_bytes"), "8192")));
+    for (file, _) in &keys {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "212992\n").unwrap();
+    }
+    // The host's own are not touched: files stand in for them.
+    let script = "mount --bind \"$0\" /proc/sys/net && exec sysctl --load=\"$1\"";
+    let mut sysctl = Command::new("unshare");
+    sysctl.args(["--mount", "sh", "-c", script]).arg(&folder).arg(packaging("sysctl.d/echo-udpd.conf"));
+    run(&mut sysctl).success();
+    for (file, value) in &keys {
+        assert_eq!(read(file).trim_end(), *value, "{}", file.display());
     }
 }
 
