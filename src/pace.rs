@@ -39,7 +39,7 @@ impl Pace {
         if cost == 0 {
             return true;
         }
-        let now = u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX / 2);
+        let now = nanoseconds(now.saturating_duration_since(self.origin));
         let limit = now + self.ahead.load(Relaxed);
         self.arrival
             .fetch_update(Relaxed, Relaxed, |arrival| {
@@ -54,11 +54,16 @@ impl Pace {
 impl From<Duration> for Pace {
     fn from(interval: Duration) -> Self {
         let pace = Self::new(1, 1);
-        let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 4);
+        let nanos = nanoseconds(interval);
         pace.cost.store(nanos, Relaxed);
         pace.ahead.store(nanos, Relaxed);
         pace
     }
+}
+
+/// 64 bits last for 584 years.
+fn nanoseconds(time: Duration) -> u64 {
+    time.as_nanos() as u64
 }
 
 #[cfg(test)]

@@ -494,6 +494,18 @@ mod tests {
     }
 
     #[test]
+    fn a_source_regains_its_tokens_in_seconds_and_in_parts_of_them() {
+        let mut gate = gate(&limited(10, 60));
+        let begin = Instant::now();
+        gate.begin(begin);
+        assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 60);
+        for (milliseconds, regained) in [(500, 5), (3_000, 25), (5_700, 27)] {
+            gate.begin(begin + Duration::from_millis(milliseconds));
+            assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), regained, "after {milliseconds} ms");
+        }
+    }
+
+    #[test]
     fn the_exempt_and_clients_on_loopback_have_no_limit_and_services_on_loopback_have_one() {
         let mut policy = limited(1, 60);
         policy.rate_limit.exempt = vec!["192.0.2.0/24".parse().unwrap()];
