@@ -1,4 +1,5 @@
-//! The echo client for a program without a runtime: `cargo run --example blocking_client -- localhost:9000 Hello world!`
+//! The echo client for a program without a runtime:
+//! `cargo run --example blocking_client -- localhost:9000 Hello world!`
 
 use std::error::Error;
 use std::time::Duration;

@@ -8,8 +8,8 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Declares the reasons for a drop, in the order of a datagram's way: its name in counters, and whether the drop happens
-/// before a handler sees the datagram or after that.
+/// Declares the reasons for a drop, in the order of a datagram's way: its name in counters, and whether the drop
+/// happens before a handler sees the datagram or after that.
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $reason:ident = $name:literal, $when:ident;)*) => {
         /// Why a datagram was dropped.

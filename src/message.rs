@@ -1,7 +1,8 @@
 //! What identifies a kind of event: the field `message_id` of every event but those of requests.
 //!
-//! In the journal it is MESSAGE_ID (systemd.journal-fields(7)); the catalog `packaging/systemd/echo-udpd.catalog` says for
-//! each what it means and what to do. Requests have the target [`RequestLog::TARGET`](crate::handler::RequestLog::TARGET).
+//! In the journal it is MESSAGE_ID (systemd.journal-fields(7)); the catalog `packaging/systemd/echo-udpd.catalog` says
+//! for each what it means and what to do. Requests have the target
+//! [`RequestLog::TARGET`](crate::handler::RequestLog::TARGET).
 
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident = $id:literal;)*) => {

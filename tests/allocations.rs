@@ -82,7 +82,8 @@ fn echoes_allocate_nothing_of_ours() {
     let server = UdpServer::bind("127.0.0.1:0", RawJsonProtocol::default(), handler).unwrap();
     let address = server.local_addresses()[0];
     let flat = format!("{{\"sequence\":123456,\"text\":\"\u{e9}\",\"padding\":\"{}\"}}\n", "x".repeat(100));
-    // The first of all: what a thread or a channel makes at its first use, and what batches grow by until they are full.
+    // The first of all: what a thread or a channel makes at its first use, and what batches grow by until they are
+    // full.
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     (0..WAITING).for_each(|_| assert_eq!(client.send_to(flat.as_bytes(), address).unwrap(), flat.len()));
     let server = server.start().unwrap();

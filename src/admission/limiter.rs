@@ -1,8 +1,8 @@
 //! A rate for each source, in one table of fixed size: no source can make it grow.
 //!
-//! The generic cell rate algorithm: an entry is the moment at which its source's burst would be whole again (the theoretical
-//! arrival time). An entry whose moment has passed says nothing, so it is reused and nothing is lost. A look-up reads two
-//! cache lines; only what changes is written, through relaxed atomics that all workers share.
+//! The generic cell rate algorithm: an entry is the moment at which its source's burst would be whole again (the
+//! theoretical arrival time). An entry whose moment has passed says nothing, so it is reused and nothing is lost. A
+//! look-up reads two cache lines; only what changes is written, through relaxed atomics that all workers share.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -146,7 +146,8 @@ impl Limiter {
         Found::Other(least.0, least.1)
     }
 
-    /// Lets no source be further behind than a whole burst at this rate: what it spent at a slower one would count for longer.
+    /// Lets no source be further behind than a whole burst at this rate: what it spent at a slower one would count for
+    /// longer.
     pub(super) fn change_rate(&self, rate: Rate, now: u64) {
         let latest = (now as u32).wrapping_add(rate.ahead);
         for slot in self.lines.iter().flat_map(|line| &line.0) {
@@ -159,7 +160,8 @@ impl Limiter {
         }
     }
 
-    /// Tells the table the time in ticks, before a batch is judged: clears what has passed before its 32 bits come round.
+    /// Tells the table the time in ticks, before a batch is judged: clears what has passed before its 32 bits come
+    /// round.
     pub(super) fn clock(&self, now: u64) {
         let since = now.saturating_sub(self.swept.load(Ordering::Acquire));
         if since >= SWEEP {

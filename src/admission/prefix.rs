@@ -201,8 +201,11 @@ mod tests {
         fn the_map_agrees_with_a_look_at_every_prefix(
             list in prop::collection::vec((any::<[u8; 4]>(), 0u8..=32, any::<bool>()), 0..30), source: [u8; 4],
         ) {
-            let prefixes: Vec<_> = list.iter().map(|&(ip, length, deny)| (Prefix::of(ip.into(), length), deny)).collect();
-            let of = |kind: bool| prefixes.iter().filter(|&&(_, deny)| deny == kind).map(|&(prefix, _)| prefix).collect::<Vec<_>>();
+            let prefixes = list.iter().map(|&(ip, length, deny)| (Prefix::of(ip.into(), length), deny));
+            let prefixes: Vec<_> = prefixes.collect();
+            let of = |kind: bool| -> Vec<_> {
+                prefixes.iter().filter(|&&(_, deny)| deny == kind).map(|&(prefix, _)| prefix).collect()
+            };
             let access = AccessList::new(&of(false), &of(true));
             let source = IpAddr::from(source);
             let holding = prefixes.iter().filter(|(prefix, _)| mask(source, prefix.length) == prefix.ip);

@@ -22,8 +22,8 @@ pub struct RateLimit {
     pub total_per_second: u32,
     /// Bits of an IPv4 address that make one source.
     pub ipv4_prefix: u8,
-    /// Bits of an IPv6 address that make one source. Link-local and NAT64 addresses are counted individually, Teredo ones by
-    /// the client's IPv4 address, 6to4 ones by at most 48 bits, which is what one IPv4 address has.
+    /// Bits of an IPv6 address that make one source. Link-local and NAT64 addresses are counted individually, Teredo
+    /// ones by the client's IPv4 address, 6to4 ones by at most 48 bits, which is what one IPv4 address has.
     pub ipv6_prefix: u8,
     /// Sources without a limit. A client on this host that asks a loopback address has none either: see
     /// [`Admission::with_client_ports`](super::Admission::with_client_ports).

@@ -1,4 +1,5 @@
-//! What the operator is told of datagrams that got no reply: one line for each reason, at most once a minute while it lasts.
+//! What the operator is told of datagrams that got no reply: one line for each reason, at most once a minute while it
+//! lasts.
 //!
 //! However many strangers cause drops, there are no more lines than reasons. Each single drop is a line at level debug.
 
@@ -87,7 +88,8 @@ fn advice(reason: DropReason) -> &'static str {
     match reason {
         DropReason::RateLimit => "; if it is trusted, raise rate-limit.per-second or add it to rate-limit.exempt",
         DropReason::SendBuffer => {
-            ": replies to neighbours that do not answer fill the buffer, or the network is too slow; see FORGED NEIGHBOURS in echo-udpd(8)"
+            ": replies to neighbours that do not answer fill it, or the network is too slow; see FORGED NEIGHBOURS in \
+             echo-udpd(8)"
         }
         _ => "",
     }

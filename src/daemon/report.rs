@@ -169,8 +169,8 @@ fn receive_buffer(listener: &Listener, wanted: usize) {
     } else {
         tracing::warn!(
             message_id = message::RECEIVE_BUFFER_SMALL,
-            "receive buffer of {address}: the kernel granted {granted} of {wanted} bytes (about {room} small datagrams; \
-             larger bursts are dropped); raise net.core.rmem_max to {wanted}"
+            "receive buffer of {address}: the kernel granted {granted} of {wanted} bytes (about {room} small \
+             datagrams; larger bursts are dropped); raise net.core.rmem_max to {wanted}"
         );
     }
 }
@@ -182,8 +182,8 @@ fn send_buffer(listener: &Listener, wanted: usize) {
     } else {
         tracing::warn!(
             message_id = message::SEND_BUFFER_SMALL,
-            "send buffer of {address}: the kernel granted {granted} of {wanted} bytes (replies to neighbours that do not \
-             answer can fill it, and others are dropped); raise net.core.wmem_max to {wanted}"
+            "send buffer of {address}: the kernel granted {granted} of {wanted} bytes (replies to neighbours \
+             that do not answer can fill it, and others are dropped); raise net.core.wmem_max to {wanted}"
         );
     }
 }
@@ -277,8 +277,8 @@ pub(super) fn exempt(live: &Reloadable) {
         let are = if exempt.len() == 1 { "is" } else { "are" };
         tracing::warn!(
             message_id = message::EXEMPT,
-            "{} {are} exempt from the rate limit, and so is anyone who can spoof those addresses; an echo service there \
-             could loop with this one at full speed",
+            "{} {are} exempt from the rate limit, and so is anyone who can spoof those addresses; an echo \
+             service there could loop with this one at full speed",
             exempt.join(", ")
         );
     }

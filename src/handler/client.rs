@@ -118,8 +118,9 @@ impl<P: DatagramProtocol> Client<P> {
         self.send(packet, OutgoingKind::Packet).await
     }
 
-    /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply. Returns whether it was
-    /// sent: this client, or all together, may have had as many as they may, which counts the request as `error_limit`.
+    /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply. Returns whether it
+    /// was sent: this client, or all together, may have had as many as they may, which counts the request as
+    /// `error_limit`.
     ///
     /// # Errors
     /// Those of [`send_packet`](Self::send_packet).

@@ -32,10 +32,12 @@ const REASON_LENGTH: usize = 256;
 
 /// A packet that can be echoed: it can be sent as it was received, and shown in a log.
 pub trait EchoPacket: Sized {
-    /// The reply to a datagram that is not a packet, as a line where that was one; `None` where every datagram is a packet.
+    /// The reply to a datagram that is not a packet, as a line where that was one; `None` where every datagram is a
+    /// packet.
     fn parse_error_reply(as_line: bool) -> Option<Self>;
 
-    /// Returns whether a datagram is that reply, byte for byte: two servers that replied to each other's would never end.
+    /// Returns whether a datagram is that reply, byte for byte: two servers that replied to each other's would never
+    /// end.
     fn is_parse_error_reply(datagram: &[u8]) -> bool;
 
     /// One line of printable ASCII of at most `limit` characters, but for the note on what was left out.
@@ -87,8 +89,8 @@ impl EchoPacket for Bytes {
     }
 }
 
-/// Sends each packet back, and `{"error":"Invalid JSON","code":"parse_error"}` for what is not a packet, with a newline where
-/// that had one; that reply itself gets none.
+/// Sends each packet back, and `{"error":"Invalid JSON","code":"parse_error"}` for what is not a packet, with a newline
+/// where that had one; that reply itself gets none.
 ///
 /// Each request is an event of the target [`RequestLog::TARGET`] at level info, as [`RequestLog`] allows.
 #[derive(Debug)]
@@ -174,11 +176,12 @@ impl<T: EchoPacket + Clone> EchoRequestHandler<T> {
     }
 }
 
-/// The line `127.0.0.1 sent {...}` of each request: whether, how long and how often. A request that was not a packet has the
-/// line `192.0.2.7:41000 sent an invalid packet (expected value at line 1 column 1): ...`, which says so when it got no reply.
+/// The line `127.0.0.1 sent {...}` of each request: whether, how long and how often. A request that was not a packet
+/// has the line `192.0.2.7:41000 sent an invalid packet (expected value at line 1 column 1): ...`, which says so when
+/// it got no reply.
 ///
-/// The event has the fields `peer_address`, `peer_port`, `local_address`, `local_port` and `bytes`. Requests beyond the rate
-/// are counted ([`Stats::unlogged`](crate::ledger::Stats::unlogged)).
+/// The event has the fields `peer_address`, `peer_port`, `local_address`, `local_port` and `bytes`. Requests beyond the
+/// rate are counted ([`Stats::unlogged`](crate::ledger::Stats::unlogged)).
 #[derive(Debug)]
 pub struct RequestLog {
     enabled: AtomicBool,

@@ -1,7 +1,7 @@
 //! The way of a reply from a handler to its worker.
 //!
-//! While a worker polls handlers its queue lies in a thread-local, where a send is a push: no lock, no allocation. A send
-//! from elsewhere, or when that queue is full, goes through a bounded channel and waits while it is full.
+//! While a worker polls handlers its queue lies in a thread-local, where a send is a push: no lock, no allocation. A
+//! send from elsewhere, or when that queue is full, goes through a bounded channel and waits while it is full.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

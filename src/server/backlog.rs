@@ -27,8 +27,8 @@ impl Backlog {
         self.replies.is_empty()
     }
 
-    /// Sends what waits and then what is new; what finds no room waits from now on, and what has waited too long or is too
-    /// much is dropped. `report` is told of each that was sent or dropped.
+    /// Sends what waits and then what is new; what finds no room waits from now on, and what has waited too long or is
+    /// too much is dropped. `report` is told of each that was sent or dropped.
     pub(super) fn send(
         &mut self,
         batch: &mut SendBatch,

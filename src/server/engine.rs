@@ -1,7 +1,7 @@
 //! Datagram in, datagrams out, without a socket or a runtime: what the server, its tests and fuzzers share.
 //!
-//! Admits each datagram, calls the handler and polls it in place, in a pinned slot that is used again. A handler that is not
-//! ready is moved aside with its slot and driven when it is woken. Both kinds leave their replies in one queue.
+//! Admits each datagram, calls the handler and polls it in place, in a pinned slot that is used again. A handler that
+//! is not ready is moved aside with its slot and driven when it is woken. Both kinds leave their replies in one queue.
 
 use std::any::Any;
 use std::collections::HashMap;

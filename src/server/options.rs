@@ -99,8 +99,8 @@ impl ServerOptions {
         self
     }
 
-    /// Bytes of send buffer to ask for, for each socket: replies wait in it while the kernel looks for the neighbour that
-    /// they go to, up to three seconds for one that does not exist.
+    /// Bytes of send buffer to ask for, for each socket: replies wait in it while the kernel looks for the neighbour
+    /// that they go to, up to three seconds for one that does not exist.
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.options.send_buffer = Some(bytes);

@@ -24,8 +24,9 @@ use crate::message;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
 
-/// How often room in the send buffer is looked for while replies wait for it and nothing is received. The kernel announces
-/// room only once half of the buffer is free (`sock_writeable` in its net/sock.h), which forged neighbours can prevent.
+/// How often room in the send buffer is looked for while replies wait for it and nothing is received. The kernel
+/// announces room only once half of the buffer is free (`sock_writeable` in its net/sock.h), which forged neighbours
+/// can prevent.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest wait after a receive error that persists.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

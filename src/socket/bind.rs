@@ -105,8 +105,8 @@ pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Vec<BoundSoc
     Target::of(address)?.bind(options)
 }
 
-/// Prepares a bound socket that came from elsewhere, whatever options it has. Its buffers are enlarged where they can be,
-/// and made smaller only where that gives just what was asked for.
+/// Prepares a bound socket that came from elsewhere, whatever options it has. Its buffers are enlarged where they can
+/// be, and made smaller only where that gives just what was asked for.
 ///
 /// # Errors
 /// It is not a bound UDP socket, or is connected to a peer, or refuses an option.
@@ -168,7 +168,8 @@ fn families_here(address: SocketAddr) -> Families {
     }
 }
 
-/// Returns whether no interface has an IPv6 address, loopback included; the sysctl disable_ipv6 is invisible in a sandbox.
+/// Returns whether no interface has an IPv6 address, loopback included; the sysctl disable_ipv6 is invisible in a
+/// sandbox.
 fn has_no_ipv6_address() -> bool {
     std::fs::read("/proc/self/net/if_inet6").is_ok_and(|addresses| addresses.is_empty())
 }

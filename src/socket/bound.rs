@@ -10,8 +10,8 @@ use std::os::fd::RawFd;
 pub struct SocketOptions {
     /// Bytes of receive buffer (SO_RCVBUFFORCE, else SO_RCVBUF); `None` leaves the kernel's default.
     pub receive_buffer: Option<usize>,
-    /// Bytes of send buffer (SO_SNDBUFFORCE, else SO_SNDBUF); `None` leaves the kernel's default. Replies wait in it while
-    /// the kernel looks for the neighbour that they go to.
+    /// Bytes of send buffer (SO_SNDBUFFORCE, else SO_SNDBUF); `None` leaves the kernel's default. Replies wait in it
+    /// while the kernel looks for the neighbour that they go to.
     pub send_buffer: Option<usize>,
     /// How many sockets share the address, one a worker; at least 1.
     pub sockets: usize,
@@ -28,7 +28,8 @@ impl Default for SocketOptions {
 pub enum Families {
     /// One AF_INET6 socket bound to `[::]`, IPV6_V6ONLY off.
     Both,
-    /// The same on a host without any IPv6 address (the sysctl `disable_ipv6`): IPv4 alone reaches it, until that changes.
+    /// The same on a host without any IPv6 address (the sysctl `disable_ipv6`): IPv4 alone reaches it, until that
+    /// changes.
     NoIpv6Address,
     /// AF_INET6, one address.
     Ipv6,

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Destination;
 
-/// Room for the control messages of one datagram: both kinds of packet information take 72 bytes, the rest is for what a
-/// socket that was handed over may ask for besides.
+/// Room for the control messages of one datagram: both kinds of packet information take 72 bytes, the rest is for what
+/// a socket that was handed over may ask for besides.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct Control([u8; Control::SIZE]);
@@ -102,9 +102,9 @@ fn header(bytes: &[u8]) -> Option<(usize, i32, i32)> {
 
 /// `struct in_pktinfo`: interface, local address, destination in the header.
 ///
-/// The kernel notes the local address when a datagram arrives, and only on a socket that has asked for it by then: of one
-/// that waited in a socket that was handed over it is 0.0.0.0. A reply then leaves from the destination, which the kernel
-/// refuses should that have been a broadcast.
+/// The kernel notes the local address when a datagram arrives, and only on a socket that has asked for it by then: of
+/// one that waited in a socket that was handed over it is 0.0.0.0. A reply then leaves from the destination, which the
+/// kernel refuses should that have been a broadcast.
 fn ipv4_destination(data: &[u8]) -> Option<Destination> {
     let interface = u32::from_ne_bytes(*data.first_chunk()?);
     let local: [u8; 4] = *data.get(4..)?.first_chunk()?;

@@ -1,4 +1,5 @@
-//! The kernel's view of a batch: for each datagram a `mmsghdr`, and the name, control buffer and part that it points to.
+//! The kernel's view of a batch: for each datagram a `mmsghdr`, and the name, control buffer and part that it points
+//! to.
 //!
 //! The pointers are written before each call, so nothing has to stay where it was between two calls.
 
@@ -7,7 +8,8 @@ use std::ptr;
 use super::control::Control;
 use super::name::Name;
 
-/// Storage for the headers of one `recvmmsg(2)` or `sendmmsg(2)` call; it grows with the largest batch and is used again.
+/// Storage for the headers of one `recvmmsg(2)` or `sendmmsg(2)` call; it grows with the largest batch and is used
+/// again.
 pub(super) struct Messages {
     pub(super) names: Vec<Name>,
     pub(super) controls: Vec<Control>,

@@ -14,7 +14,8 @@ impl Name {
     pub(super) const SIZE: usize = size_of::<libc::sockaddr_in6>();
     const SIZE_IPV4: usize = size_of::<libc::sockaddr_in>();
 
-    /// The address and how many of its bytes count, for a socket of the family AF_INET6 (where IPv4 is mapped) or AF_INET.
+    /// The address and how many of its bytes count, for a socket of the family AF_INET6 (where IPv4 is mapped) or
+    /// AF_INET.
     pub(super) fn encode(&mut self, address: SocketAddr, ipv6_socket: bool) -> usize {
         let bytes = &mut self.0;
         bytes[2..4].copy_from_slice(&address.port().to_be_bytes());

@@ -8,8 +8,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::bound::{BindError, BoundSocket, Families, SocketOptions};
 
-/// Datagrams that the kernel dropped on this socket since it was made, for a full buffer or a bad checksum: exact at once,
-/// unlike SO_RXQ_OVFL. After 2^32 it begins anew.
+/// Datagrams that the kernel dropped on this socket since it was made, for a full buffer or a bad checksum: exact at
+/// once, unlike SO_RXQ_OVFL. After 2^32 it begins anew.
 ///
 /// # Errors
 /// Those of `getsockopt(2)`.
@@ -87,8 +87,8 @@ impl Buffer {
         })
     }
 
-    /// How much of this a socket gets: the service manager may have given more than net.core.rmem_max or wmem_max lets us
-    /// ask for, and /proc/sys is invisible in a sandbox.
+    /// How much of this a socket gets: the service manager may have given more than net.core.rmem_max or wmem_max lets
+    /// us ask for, and /proc/sys is invisible in a sandbox.
     fn grantable(self, value: i32) -> io::Result<usize> {
         let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
         set_integer(probe.as_fd(), libc::SOL_SOCKET, self.option, value)?;

@@ -66,8 +66,8 @@ impl ReceiveBatch {
         self.grow(grown);
         self.prepare();
         let headers = self.messages.headers(0..self.slots.len());
-        // SAFETY: `headers` are initialised mmsghdr; `prepare` has just made each point to a name, a control buffer and one
-        // part that are alive, exclusively ours and as long as their lengths say.
+        // SAFETY: `headers` are initialised mmsghdr; `prepare` has just made each point to a name, a control buffer and
+        // one part that are alive, exclusively ours and as long as their lengths say.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -82,8 +82,8 @@ impl ReceiveBatch {
         Ok(self.filled)
     }
 
-    /// Returns whether the last call filled every slot, so that more is likely to wait; if not, the socket was then empty
-    /// (or the next call will say what is wrong with it).
+    /// Returns whether the last call filled every slot, so that more is likely to wait; if not, the socket was then
+    /// empty (or the next call will say what is wrong with it).
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.filled == self.slots.len()

@@ -85,8 +85,8 @@ impl SendBatch {
         let (mut at, mut interrupted) = (0, 0);
         while at < chunk.len() {
             let headers = self.messages.headers(at..chunk.len());
-            // SAFETY: these headers were prepared for this chunk, whose payloads, like the names, control buffers and parts,
-            // are alive and not written to during the call.
+            // SAFETY: these headers were prepared for this chunk, whose payloads, like the names, control buffers and
+            // parts, are alive and not written to during the call.
             let sent = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),

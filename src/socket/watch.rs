@@ -1,7 +1,7 @@
 //! Readiness of a socket, to be read from alone.
 //!
-//! tokio's own socket is told of both directions: every datagram that has left makes it writable once more, and wakes its
-//! loop.
+//! tokio's own socket is told of both directions: every datagram that has left makes it writable once more, and wakes
+//! its loop.
 
 use std::io;
 use std::net::UdpSocket;
@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 /// The runtime cannot watch it.
 pub(crate) fn watch_readable(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
     // SAFETY: the Arc that moves in owns the descriptor through a UdpSocket, which nobody in this crate replaces
-    // (`AsyncFd::get_mut` is never called), so the descriptor is open and the same for as long as the registration lives.
+    // (`AsyncFd::get_mut` is never called), so the descriptor is open and the same for as long as the registration
+    // lives.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }

@@ -105,8 +105,8 @@ fn prefix(ip: IpAddr) -> echo_udpd::admission::Prefix {
 }
 
 /// Runs datagrams through the whole way, from admission to the reply. Each is: peer, port, destination, flags, length,
-/// payload. No reply is larger than its request but an error reply; no valid reply differs from its request; each datagram
-/// is accounted for, by exactly one reason. Says how it went.
+/// payload. No reply is larger than its request but an error reply; no valid reply differs from its request; each
+/// datagram is accounted for, by exactly one reason. Says how it went.
 pub(crate) fn datagrams(input: &[u8]) {
     run_datagrams(input);
 }
@@ -163,8 +163,8 @@ pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
     stats
 }
 
-/// The next datagram of the input, whether its reply is refused, whether an invalid one is ignored, and how much later it
-/// comes.
+/// The next datagram of the input, whether its reply is refused, whether an invalid one is ignored, and how much later
+/// it comes.
 fn next_datagram(input: &[u8]) -> Option<(Datagram, [bool; 3], u8, &[u8])> {
     let (head, rest) = input.split_at_checked(7)?;
     let peers: [IpAddr; 16] = [

@@ -91,7 +91,8 @@ fn a_source_address_that_vanished_costs_only_its_own_clients_the_reply() {
     one_batch(&mut daemon, &hosts, asked, vanish, &asks_second);
 }
 
-/// Lets 64 requests of 1000 bytes wait, and then be answered over a link of this rate with a send buffer of a few replies.
+/// Lets 64 requests of 1000 bytes wait, and then be answered over a link of this rate with a send buffer of a few
+/// replies.
 fn answer_over_a_slow_link(rate: &str) -> (Daemon, usize) {
     let (server, client_host) = hosts();
     let shape = format!("tc qdisc add dev veth0 root tbf rate {rate} burst 3kb limit 1mb");
@@ -118,7 +119,8 @@ fn answer_over_a_slow_link(rate: &str) -> (Daemon, usize) {
 #[test]
 fn replies_wait_for_a_slow_link_and_none_is_lost() {
     need!(Namespace::possible() && has_program("tc"), "root, ip and tc");
-    // 64 kB take 6.5 ms. A busy machine may keep the worker waiting for longer than a reply may wait, but not each time.
+    // 64 kB take 6.5 ms. A busy machine may keep the worker waiting for longer than a reply may wait, but not each
+    // time.
     let replies: Vec<_> =
         (0..5).map(|_| answer_over_a_slow_link("80mbit").1).take_while(|&replies| replies < 64).collect();
     assert!(replies.len() < 5, "{replies:?}");

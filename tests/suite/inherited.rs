@@ -1,7 +1,8 @@
 //! Sockets that a service manager hands over or kept: from systemd-socket-activate, and from a parent that is wrong.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -155,8 +156,8 @@ fn whatever_options_a_socket_was_handed_over_with_it_is_served_as_one_of_our_own
     server.join(&client);
     server.ip("address add 192.0.2.1/24 broadcast 192.0.2.255 dev veth0");
     client.ip("address add 192.0.2.2/24 dev veth0");
-    // What a parent process may turn on, each by its number: SO_REUSEADDR, SO_BROADCAST, SO_TIMESTAMPNS, SO_RXQ_OVFL, and
-    // the error queue, TTL, TOS, options, original address, fragment size .. of both families; UDP_GRO.
+    // What a parent process may turn on, each by its number: SO_REUSEADDR, SO_BROADCAST, SO_TIMESTAMPNS, SO_RXQ_OVFL,
+    // and the error queue, TTL, TOS, options, original address, fragment size .. of both families; UDP_GRO.
     let options = "s.setsockopt(1, 2, 1)
 for option in (6, 35, 40): s.setsockopt(1, option, 1)
 s.setsockopt(1, 37, 0x7f & ~0x23)
@@ -349,7 +350,7 @@ fn serve(options: ServerOptions) -> blocking::BackgroundServer {
 fn what_waited_in_a_socket_of_an_earlier_run_is_answered_and_other_sockets_are_closed() {
     let kept = UdpSocket::bind("127.0.0.1:0").unwrap();
     let gone = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (address, gone_address) = (kept.local_addr().unwrap(), gone.local_addr().unwrap());
+    let (address, gone_as) = (kept.local_addr().unwrap(), open_as(&gone));
     let client = connected(address);
     client.send(b"waited").unwrap();
     let options = ServerOptions::new().workers(3).listen(address).left_socket(gone).left_socket(kept);
@@ -362,9 +363,18 @@ fn what_waited_in_a_socket_of_an_earlier_run_is_answered_and_other_sockets_are_c
     for _ in 0..50 {
         assert_eq!(ask(&connected(address), b"new"), b"new");
     }
-    UdpSocket::bind(gone_address).unwrap();
+    assert!(!is_open(&gone_as));
     drop(server);
-    UdpSocket::bind(address).unwrap();
+}
+
+/// What this process calls an open socket: `socket:[12345]`.
+fn open_as(socket: &UdpSocket) -> PathBuf {
+    std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap()
+}
+
+fn is_open(socket: &Path) -> bool {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok()).any(|open| open == socket)
 }
 
 #[test]

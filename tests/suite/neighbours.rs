@@ -1,5 +1,5 @@
-//! Datagrams with forged source addresses of the server's own subnet, where nobody is: each reply waits up to three seconds
-//! for a neighbour that does not answer, and the others' replies go out all the same.
+//! Datagrams with forged source addresses of the server's own subnet, where nobody is: each reply waits up to three
+//! seconds for a neighbour that does not answer, and the others' replies go out all the same.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use crate::harness::{Daemon, Running, has_ipv6, has_program, need};
 
-/// The line that comes back for a line through a shell command, whose input stays open meanwhile: the newline has come back
-/// as well.
+/// The line that comes back for a line through a shell command, whose input stays open meanwhile: the newline has come
+/// back as well.
 fn line_through(command: &str, line: &str) -> String {
     let mut process = Running::with_input(
         Command::new("sh").arg("-c").arg(format!("exec {command}")),

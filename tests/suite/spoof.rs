@@ -8,7 +8,8 @@ use crate::harness::namespace::Namespace;
 use crate::harness::wire::Wire;
 use crate::harness::{Daemon, DaemonCommand, need, wait_for};
 
-/// The server's host 10.99.0.1, fd99::1, fe80::1 and the attacker's, to whom everything is routed so that any reply shows.
+/// The server's host 10.99.0.1, fd99::1, fe80::1 and the attacker's, to whom everything is routed so that any reply
+/// shows.
 fn hosts() -> (Namespace, Namespace) {
     let (server, attacker) = (Namespace::new(), Namespace::new());
     server.join(&attacker);
