@@ -74,6 +74,7 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (CLIENT_PAGE, "EXAMPLES, block 1", InContainer(proofs::say_hello)),
     (CLIENT_PAGE, "EXAMPLES, block 2", InContainer(proofs::send_file)),
     (SETTINGS_PAGE, "DESCRIPTION", InContainer(proofs::reload)),
+    (CATALOG, "The port could not be bound again", InContainer(proofs::port_seven)),
     (CATALOG, "The socket unit listens elsewhere than the settings say", InContainer(proofs::port_of_socket_unit)),
     (CATALOG, "There are fewer sockets than workers", InContainer(proofs::more_workers)),
     (CATALOG, "The receive buffer is smaller than asked for", InContainer(proofs::whole_buffers)),
