@@ -21,8 +21,7 @@ use super::settings::{Listen, ListenAddress, ListenError};
 )]
 pub(super) struct CommandLine {
     /// Read the settings from this file
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, env = "ECHO_UDPD_CONFIG")]
-    #[arg(hide_env_values = true)]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// Listen on this address and port instead of those in the settings; repeatable
     #[arg(short, long, value_name = "ADDR")]

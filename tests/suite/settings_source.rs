@@ -293,19 +293,3 @@ fn check_warns_root_of_a_file_that_the_service_could_not_read() {
     }
     sh(format!("rm -r {folder}")).success();
 }
-
-#[test]
-fn the_environment_names_the_file_where_the_command_line_does_not() {
-    let good = temporary_file("good.toml", "workers = 7");
-    let bad = temporary_file("bad.toml", "workers = 'many'");
-    let check = |environment: &Path, words: &[&str]| {
-        run(Command::new(PROGRAM).env("ECHO_UDPD_CONFIG", environment).arg("--print-config").args(words))
-    };
-    assert!(check(&good, &[]).success().contains("workers = 7"));
-    let refused = check(&bad, &[]);
-    assert_eq!(refused.code(), Some(78));
-    assert!(refused.err.contains("bad.toml:1:11"), "{refused:?}");
-    assert!(check(&bad, &["--config", good.to_str().unwrap()]).success().contains("workers = 7"));
-    // Never wider because a variable is empty.
-    assert_eq!(check(Path::new(""), &[]).code(), Some(2));
-}
