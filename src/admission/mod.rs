@@ -5,6 +5,7 @@
 //! rule exists because an answer would loop, or reach somebody who did not ask (CERT CA-1996-01, CVE-2024-2169).
 
 mod limiter;
+mod port_set;
 mod prefix;
 mod rate_limit;
 
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 pub use self::limiter::LONGEST_BURST;
 use self::limiter::{Key, Limiter, Rate, TICKS};
+use self::port_set::PortSet;
 use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
 pub use self::rate_limit::{RateLimit, RateLimitError};
@@ -219,9 +221,9 @@ impl Gate {
 impl Rules {
     fn new(listening: &[u16], client_ports: &RangeInclusive<u16>, policy: &Policy) -> Self {
         let mut denied_ports = PortSet::default();
-        denied_ports.insert(0);
-        let ports = listening.iter().copied().chain(policy.deny_source_ports.iter().cloned().flatten());
-        ports.for_each(|port| denied_ports.insert(port));
+        denied_ports.insert(&(0..=0));
+        listening.iter().for_each(|&port| denied_ports.insert(&(port..=port)));
+        policy.deny_source_ports.iter().for_each(|ports| denied_ports.insert(ports));
         let limit = &policy.rate_limit;
         let mut exempt = PrefixMap::default();
         limit.exempt.iter().for_each(|&prefix| exempt.insert(prefix, ()));
@@ -307,26 +309,6 @@ fn is_client_ipv6(ip: Ipv6Addr) -> bool {
     let compatible = ip.segments()[..6] == [0; 6];
     let site_local = ip.segments()[0] & 0xffc0 == 0xfec0;
     !compatible && !ip.is_multicast() && !site_local
-}
-
-/// A set of UDP ports, one bit each: 8 KiB.
-#[derive(Debug)]
-struct PortSet(Box<[u64]>);
-
-impl Default for PortSet {
-    fn default() -> Self {
-        Self(vec![0; 65_536 / 64].into())
-    }
-}
-
-impl PortSet {
-    fn insert(&mut self, port: u16) {
-        self.0[usize::from(port / 64)] |= 1 << (port % 64);
-    }
-
-    fn contains(&self, port: u16) -> bool {
-        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
-    }
 }
 
 #[cfg(test)]

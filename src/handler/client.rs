@@ -21,7 +21,7 @@ pub(crate) struct Station<P> {
     pub(crate) protocol: Arc<P>,
     pub(crate) outbox: Outbox,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) drops: DropLog,
+    pub(crate) drops: Arc<DropLog>,
     pub(crate) admit_error_reply: Box<AdmitErrorReply>,
     pub(crate) closing: Arc<AtomicBool>,
     /// Bytes that wait for handlers that wait.

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tracing::Level;
@@ -13,10 +13,15 @@ use crate::ledger::DropReason;
 use crate::message;
 use crate::pace::Pace;
 
-/// For each reason the first peer since it was last asked for; shared by the workers of a server.
-#[derive(Debug, Default)]
-pub(crate) struct DropExamples([Example; DropReason::ALL.len()]);
+/// The record of drops of one server, shared by its workers.
+#[derive(Debug)]
+pub(crate) struct DropLog {
+    examples: [Example; DropReason::ALL.len()],
+    /// Of the lines.
+    pace: Pace,
+}
 
+/// The first peer that was dropped for a reason since this was last taken.
 #[derive(Debug, Default)]
 struct Example {
     /// So that a flood reads one word, and locks nothing.
@@ -24,40 +29,37 @@ struct Example {
     peer: Mutex<Option<SocketAddr>>,
 }
 
-impl DropExamples {
-    fn note(&self, reason: DropReason, peer: SocketAddr) {
-        let example = &self.0[reason as usize];
-        if !example.noted.load(Relaxed) {
-            *example.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
-            example.noted.store(true, Relaxed);
+impl Example {
+    fn note(&self, peer: SocketAddr) {
+        if !self.noted.load(Relaxed) {
+            *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+            self.noted.store(true, Relaxed);
         }
     }
 
-    /// Takes the example, so that the next drop for this reason is the next one.
-    pub(crate) fn take(&self, reason: DropReason) -> Option<SocketAddr> {
-        let example = &self.0[reason as usize];
-        let peer = example.peer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        example.noted.store(false, Relaxed);
+    fn take(&self) -> Option<SocketAddr> {
+        let peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.noted.store(false, Relaxed);
         peer
     }
 }
 
-/// One worker's record of drops.
-#[derive(Debug)]
-pub(crate) struct DropLog {
-    examples: Arc<DropExamples>,
-    pace: Pace,
+impl Default for DropLog {
+    /// A record with up to 100 lines a second, and 500 at once.
+    fn default() -> Self {
+        Self { examples: Default::default(), pace: Pace::new(100, 500) }
+    }
 }
 
 impl DropLog {
-    /// A record with up to 100 lines a second, and 500 at once.
-    pub(crate) fn new(examples: Arc<DropExamples>) -> Self {
-        Self { examples, pace: Pace::new(100, 500) }
+    /// Takes the example of a reason, so that the next drop is the next example.
+    pub(crate) fn take_example(&self, reason: DropReason) -> Option<SocketAddr> {
+        self.examples[reason as usize].take()
     }
 
     /// Records that a datagram of `peer` to the address `local` gets no reply.
     pub(crate) fn record(&self, reason: DropReason, peer: SocketAddr, local: SocketAddr) {
-        self.examples.note(reason, peer);
+        self.examples[reason as usize].note(peer);
         if tracing::enabled!(Level::DEBUG) && self.pace.allow(Instant::now()) {
             tracing::debug!(
                 message_id = message::DROPPED_ONE,
@@ -78,16 +80,15 @@ mod tests {
 
     #[test]
     fn the_example_of_a_reason_is_its_first_peer_until_it_is_taken() {
-        let examples = Arc::<DropExamples>::default();
-        let log = DropLog::new(Arc::clone(&examples));
+        let log = DropLog::default();
         let peer = |port| SocketAddr::from(([192, 0, 2, 7], port));
         for port in 1..4 {
             log.record(DropReason::SourcePort, peer(port), peer(9000));
         }
-        assert_eq!(examples.take(DropReason::Access), None);
-        assert_eq!(examples.take(DropReason::SourcePort), Some(peer(1)));
-        assert_eq!(examples.take(DropReason::SourcePort), None);
+        assert_eq!(log.take_example(DropReason::Access), None);
+        assert_eq!(log.take_example(DropReason::SourcePort), Some(peer(1)));
+        assert_eq!(log.take_example(DropReason::SourcePort), None);
         log.record(DropReason::SourcePort, peer(4), peer(9000));
-        assert_eq!(examples.take(DropReason::SourcePort), Some(peer(4)));
+        assert_eq!(log.take_example(DropReason::SourcePort), Some(peer(4)));
     }
 }

@@ -15,7 +15,7 @@ use std::future::{Future, ready};
 
 pub(crate) use client::{AdmitErrorReply, Station};
 pub use client::{Client, SendPacketError};
-pub(crate) use drop_log::{DropExamples, DropLog};
+pub(crate) use drop_log::DropLog;
 pub use echo::{EchoPacket, EchoRequestHandler, RequestLog, RequestLogSettings};
 pub(crate) use outbox::{LocalOutbox, Outbox};
 pub use requests::Requests;

@@ -23,8 +23,7 @@ use tokio::sync::mpsc;
 use crate::admission::{Admission, Gate};
 use crate::failure_chain::FailureChain;
 use crate::handler::{
-    AdmitErrorReply, Client, DropExamples, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests,
-    Station,
+    AdmitErrorReply, Client, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, Station,
 };
 use crate::ledger::{Counters, DropReason, Stats};
 use crate::message;
@@ -44,7 +43,7 @@ const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
 pub(crate) struct Surroundings {
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) examples: Arc<DropExamples>,
+    pub(crate) drops: Arc<DropLog>,
     pub(crate) closing: Arc<AtomicBool>,
     /// The address that the socket is bound to.
     pub(crate) bound: SocketAddr,
@@ -83,13 +82,8 @@ where
 {
     /// An engine on its own, as if its socket were bound to `bound`.
     pub fn new(protocol: P, admission: Arc<Admission>, bound: SocketAddr, make: M) -> Self {
-        let around = Surroundings {
-            admission,
-            counters: Arc::default(),
-            examples: Arc::default(),
-            closing: Arc::default(),
-            bound,
-        };
+        let around =
+            Surroundings { admission, counters: Arc::default(), drops: Arc::default(), closing: Arc::default(), bound };
         Self::within(around, protocol.into(), make)
     }
 
@@ -99,7 +93,7 @@ where
             protocol,
             outbox: shared,
             counters: around.counters,
-            drops: DropLog::new(around.examples),
+            drops: around.drops,
             admit_error_reply: admit_error_reply(&around.admission),
             closing: around.closing,
             bound: around.bound,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::pulse::Pulse;
 use crate::admission::{Admission, Policy};
-use crate::handler::DropExamples;
+use crate::handler::DropLog;
 use crate::ledger::{Counters, DropReason, Stats};
 use crate::socket::{BoundSocket, Families, kernel_drops};
 
@@ -58,7 +58,7 @@ pub enum Phase {
 pub(super) struct Shared {
     pub(super) listeners: Vec<Listener>,
     pub(super) admission: Arc<Admission>,
-    pub(super) examples: Arc<DropExamples>,
+    pub(super) drops: Arc<DropLog>,
     pub(super) closing: Arc<AtomicBool>,
     /// The time that handlers which wait have left once the server closes.
     pub(super) grace: Duration,
@@ -100,7 +100,7 @@ impl Shared {
         Self {
             listeners,
             admission: admission.into(),
-            examples: Arc::default(),
+            drops: Arc::default(),
             closing: Arc::default(),
             grace,
             phase: watch::Sender::new(Phase::Bound),
@@ -219,7 +219,7 @@ impl ServerHandle {
     /// Takes an example of those who got no reply for this reason: the first since this was last called.
     #[must_use]
     pub fn take_dropped_example(&self, reason: DropReason) -> Option<SocketAddr> {
-        self.0.examples.take(reason)
+        self.0.drops.take_example(reason)
     }
 
     /// Waits until the server has come this far, or further.

@@ -110,7 +110,7 @@ where
         let surroundings = Surroundings {
             admission: Arc::clone(&self.shared.admission),
             counters: Arc::clone(&served.counters),
-            examples: Arc::clone(&self.shared.examples),
+            drops: Arc::clone(&self.shared.drops),
             closing: Arc::clone(&self.shared.closing),
             bound: served.address,
         };
