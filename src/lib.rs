@@ -68,6 +68,7 @@ pub mod blocking;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod client;
+mod counted;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 mod failure_chain;

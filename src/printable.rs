@@ -5,6 +5,8 @@
 
 use std::fmt::{self, Display, Write};
 
+use crate::counted::counted;
+
 /// How bytes are read before they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
@@ -85,6 +87,13 @@ impl<'a> Printable<'a> {
     }
 }
 
+/// The beginning of a text that takes at most this many bytes, cut between characters.
+#[cfg(feature = "daemon")]
+pub(crate) fn beginning(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
+
 impl Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = Line { out: f, left: self.limit };
@@ -132,7 +141,7 @@ impl Line<'_, '_> {
     }
 
     fn cut(&mut self, bytes: usize) -> fmt::Result {
-        write!(self.out, " ... ({bytes} bytes left out)")
+        write!(self.out, " ... ({} left out)", counted(bytes as u64, "byte"))
     }
 }
 
@@ -218,7 +227,7 @@ mod tests {
         let text = "\"\u{e9}\u{e9}\"".as_bytes();
         assert_eq!(Printable::json(text).limit(14).to_string(), "\"\\u00e9\\u00e9\"");
         assert_eq!(Printable::json(text).limit(12).to_string(), "\"\\u00e9 ... (3 bytes left out)");
-        assert_eq!(Printable::raw(b"abc").limit(2).to_string(), "ab ... (1 bytes left out)");
+        assert_eq!(Printable::raw(b"abc").limit(2).to_string(), "ab ... (1 byte left out)");
         assert_eq!(Printable::json(b"12 \n").limit(2).to_string(), "12");
     }
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::counted::counted;
 use crate::ledger::{DropReason, Drops};
 use crate::message;
 use crate::server::ServerHandle;
@@ -17,31 +18,43 @@ const INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(super) struct DropReport([Reported; DropReason::ALL.len()]);
 
+/// What has been reported of one reason.
 #[derive(Clone, Copy, Default)]
 struct Reported {
     drops: u64,
     at: Option<Instant>,
+    /// When there was first something to report since.
+    pending_since: Option<Instant>,
 }
 
 impl DropReport {
     /// Reports what is new and due; called each second.
     pub(super) fn tick(&mut self, now: Instant, drops: &Drops, server: &ServerHandle) {
         for (reason, reported) in DropReason::ALL.into_iter().zip(&mut self.0) {
-            let total = drops.of(reason);
-            let since = reported.at.map(|at| now.duration_since(at));
-            if total == reported.drops || since.is_some_and(|since| since < INTERVAL) {
-                continue;
+            if let Some((count, time)) = reported.take_due(now, drops.of(reason)) {
+                report(reason, count, time, server.take_dropped_example(reason));
             }
-            // After a quiet time they have come since the last tick.
-            let lasts = since.is_some_and(|since| since < 2 * INTERVAL);
-            report(reason, total - reported.drops, lasts, server.take_dropped_example(reason));
-            *reported = Reported { drops: total, at: Some(now) };
         }
     }
 }
 
-fn report(reason: DropReason, count: u64, lasts: bool, example: Option<SocketAddr>) {
-    let time = if lasts { "minute" } else { "second" };
+impl Reported {
+    /// How many there are to report, and of what time.
+    fn take_due(&mut self, now: Instant, total: u64) -> Option<(u64, &'static str)> {
+        let count = total - self.drops;
+        if count == 0 {
+            return None;
+        }
+        let since = *self.pending_since.get_or_insert(now);
+        if self.at.is_some_and(|at| now.duration_since(at) < INTERVAL) {
+            return None;
+        }
+        *self = Self { drops: total, at: Some(now), pending_since: None };
+        Some((count, if since == now { "second" } else { "minute" }))
+    }
+}
+
+fn report(reason: DropReason, count: u64, time: &str, example: Option<SocketAddr>) {
     let shown = example.map_or_else(String::new, |peer| format!(", e.g. {peer}"));
     let line = format!("dropped {} ({reason}) in the last {time}{shown}{}", describe(reason, count), advice(reason));
     macro_rules! event {
@@ -64,24 +77,22 @@ fn report(reason: DropReason, count: u64, lasts: bool, example: Option<SocketAdd
 }
 
 fn describe(reason: DropReason, count: u64) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    match reason {
-        DropReason::Truncated => format!("{count} datagram{s} that did not fit the buffer"),
-        DropReason::SourcePort => format!("{count} datagram{s} from source ports that could loop"),
-        DropReason::SourceAddress => format!("{count} datagram{s} from addresses that no client has"),
-        DropReason::Destination => format!("{count} datagram{s} to broadcast or multicast addresses"),
-        DropReason::Access => format!("{count} datagram{s} from sources that [access] denies"),
-        DropReason::RateLimit => format!("{count} datagram{s} over the rate limit"),
-        DropReason::HandlerBusy => format!("{count} datagram{s} while the handler was busy"),
-        DropReason::OwnError => format!("{count} datagram{s} with the error reply of an echo service"),
-        DropReason::Invalid => format!("{count} datagram{s} that are not JSON"),
-        DropReason::ErrorLimit => format!("{count} datagram{s} that are not JSON, over the limit of error replies"),
-        DropReason::HandlerFailed => format!("{count} datagram{s} because the handler failed"),
-        DropReason::SendBuffer => {
-            format!("{count} repl{} that found no room in the send buffer", if count == 1 { "y" } else { "ies" })
-        }
-        DropReason::Send => format!("{count} repl{} that the kernel refused", if count == 1 { "y" } else { "ies" }),
-    }
+    let (noun, which) = match reason {
+        DropReason::Truncated => ("datagram", "that did not fit the buffer"),
+        DropReason::SourcePort => ("datagram", "from source ports that could loop"),
+        DropReason::SourceAddress => ("datagram", "from addresses that no client has"),
+        DropReason::Destination => ("datagram", "to broadcast or multicast addresses"),
+        DropReason::Access => ("datagram", "from sources that [access] denies"),
+        DropReason::RateLimit => ("datagram", "over the rate limit"),
+        DropReason::HandlerBusy => ("datagram", "while the handler was busy"),
+        DropReason::OwnError => ("datagram", "with the error reply of an echo service"),
+        DropReason::Invalid => ("datagram", "without valid JSON"),
+        DropReason::ErrorLimit => ("datagram", "without valid JSON, over the limit of error replies"),
+        DropReason::HandlerFailed => ("datagram", "because the handler failed"),
+        DropReason::SendBuffer => ("reply", "that found no room in the send buffer"),
+        DropReason::Send => ("reply", "that the kernel refused"),
+    };
+    format!("{} {which}", counted(count, noun))
 }
 
 fn advice(reason: DropReason) -> &'static str {
@@ -92,5 +103,26 @@ fn advice(reason: DropReason) -> &'static str {
              echo-udpd(8)"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_reported_at_once_and_then_once_a_minute_while_it_lasts() {
+        let begun = Instant::now();
+        let mut reported = Reported::default();
+        let mut seen = Vec::new();
+        for second in 0..300 {
+            // One a second for 130 seconds, and once more much later.
+            let total = second.min(130) + u64::from(second >= 250);
+            let due = reported.take_due(begun + Duration::from_secs(second), total);
+            seen.extend(due.map(|(count, time)| (second, count, time)));
+        }
+        let expected =
+            [(1, 1, "second"), (61, 60, "minute"), (121, 60, "minute"), (181, 9, "minute"), (250, 1, "second")];
+        assert_eq!(seen, expected);
     }
 }

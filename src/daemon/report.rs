@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::settings::source::{INSTALLED, Loaded};
 use super::settings::{Reloadable, Settings};
+use crate::counted::counted;
 use crate::ledger::{DropReason, Stats};
 use crate::message;
 use crate::server::{Listener, ServerHandle};
@@ -18,6 +19,9 @@ const SMALL_DATAGRAM: usize = 416;
 
 /// How many listeners the status line names.
 const LISTENERS_SHOWN: usize = 3;
+
+/// How many addresses or prefixes a line of the log names.
+const ADDRESSES_SHOWN: usize = 8;
 
 /// The line of `systemctl status`.
 pub(super) struct Status {
@@ -31,7 +35,11 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn new(server: &ServerHandle) -> Self {
         let now = (Instant::now(), server.stats());
-        Self { listeners: first_few(server.listeners()), note: String::new(), ticks: [now, now] }
+        Self {
+            listeners: first_few(server.listeners().iter().map(describe), LISTENERS_SHOWN),
+            note: String::new(),
+            ticks: [now, now],
+        }
     }
 
     /// Takes the counters of this moment; rates are those since the last time.
@@ -80,21 +88,21 @@ impl Status {
     }
 }
 
-/// The listeners of a server with few, or the first and how many more.
-fn first_few(listeners: &[Listener]) -> String {
-    let shown: Vec<_> = listeners.iter().take(LISTENERS_SHOWN).map(describe).collect();
-    match listeners.len().saturating_sub(LISTENERS_SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
+/// The first few of a list, and how many more.
+fn first_few(shown: impl Iterator<Item = String>, limit: usize) -> String {
+    let mut shown: Vec<_> = shown.collect();
+    let more = shown.len().saturating_sub(limit);
+    shown.truncate(limit);
+    let shown = shown.join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
 /// Where the sockets come from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SocketSource {
-    /// How many are a socket unit's.
+    /// The number that a socket unit passed.
     pub(super) handed_over: usize,
-    /// How many the service manager kept over a restart.
+    /// The number that the service manager kept over a restart.
     pub(super) kept: usize,
     /// Of those, the addresses that the daemon could not bind itself.
     pub(super) not_bindable: BTreeSet<SocketAddr>,
@@ -106,7 +114,7 @@ fn describe(listener: &Listener) -> String {
     format!("{} ({})", listener.address, listener.families)
 }
 
-/// Where settings were read from, as the end of a line: ` from /etc/..`.
+/// Where settings come from, as the end of a line that says what happened to them.
 pub(super) fn origin(loaded: &Loaded) -> String {
     match &loaded.file {
         Some(path) => format!(" from {}", path.display()),
@@ -116,14 +124,7 @@ pub(super) fn origin(loaded: &Loaded) -> String {
 
 /// Where the settings of the start come from.
 pub(super) fn settings_read(loaded: &Loaded) {
-    match &loaded.file {
-        Some(path) => {
-            tracing::info!(message_id = message::SETTINGS_READ, "settings read from {}", path.display());
-        }
-        None => {
-            tracing::info!(message_id = message::SETTINGS_READ, "no settings file at {INSTALLED}: using the defaults")
-        }
-    }
+    tracing::info!(message_id = message::SETTINGS_READ, "settings read{}", origin(loaded));
 }
 
 /// The first lines of the log.
@@ -193,13 +194,13 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
     let SocketSource { handed_over, kept, not_bindable, dropped_before } = source;
     let dropped = match dropped_before {
         0 => String::new(),
-        drops => format!("; the kernel has already dropped {}: the buffer was full", plural(*drops, "datagram")),
+        drops => format!("; the kernel has already dropped {}: the buffer was full", counted(*drops, "datagram")),
     };
     if *handed_over > 0 {
         tracing::info!(
             message_id = message::INHERITED,
             "using {} passed by a socket unit{dropped}",
-            plural(*handed_over as u64, "socket")
+            counted(*handed_over as u64, "socket")
         );
         let passed: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
         let listen: BTreeSet<SocketAddr> = settings.listen.addresses().iter().copied().collect();
@@ -216,7 +217,7 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
         tracing::info!(
             message_id = message::INHERITED,
             "restored {} from the previous run, including queued datagrams{dropped}",
-            plural(*kept as u64, "socket")
+            counted(*kept as u64, "socket")
         );
     }
     if !not_bindable.is_empty() {
@@ -237,17 +238,13 @@ pub(super) fn workers(running: usize, settings: &Settings) {
             message_id = message::FEWER_WORKERS,
             "running {}, not {wanted}: there is one socket per worker; to pass more, set ReusePort=yes and repeat \
              ListenDatagram=",
-            plural(running as u64, "worker")
+            counted(running as u64, "worker")
         );
     }
 }
 
-fn plural(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
 fn join(addresses: &BTreeSet<SocketAddr>) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    first_few(addresses.iter().map(ToString::to_string), ADDRESSES_SHOWN)
 }
 
 /// All counters.
@@ -265,21 +262,21 @@ pub(super) fn suppressed(requests: u64) {
     if requests > 0 {
         tracing::info!(
             message_id = message::REQUESTS_NOT_LOGGED,
-            "{requests} more requests were not logged (over log.requests-per-second)"
+            "{} not logged (over log.requests-per-second)",
+            counted(requests, "more request")
         );
     }
 }
 
-/// Anybody can spoof an address, a trusted one too.
+/// Warns of sources that are exempt from the rate limit: anyone can spoof their addresses.
 pub(super) fn exempt(live: &Reloadable) {
-    let exempt: Vec<_> = live.policy.rate_limit.exempt.iter().map(ToString::to_string).collect();
+    let exempt = &live.policy.rate_limit.exempt;
     if !exempt.is_empty() {
-        let are = if exempt.len() == 1 { "is" } else { "are" };
         tracing::warn!(
             message_id = message::EXEMPT,
-            "{} {are} exempt from the rate limit, and so is anyone who can spoof those addresses; an echo \
-             service there could loop with this one at full speed",
-            exempt.join(", ")
+            "exempt from the rate limit, and so is anyone who can spoof their addresses: {}; an echo service there could \
+             loop with this one at full speed",
+            first_few(exempt.iter().map(ToString::to_string), ADDRESSES_SHOWN)
         );
     }
 }

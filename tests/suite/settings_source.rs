@@ -73,7 +73,7 @@ fn only_an_installed_file_that_does_not_exist_means_the_defaults() {
         let host = Host::new();
         prepare(&host);
         let mut process = Running::start(&mut host.daemon());
-        find(&mut process, &format!("no settings file at {INSTALLED}: using the defaults"));
+        find(&mut process, &format!("settings read: no settings file at {INSTALLED}, using the defaults"));
         process.signal("TERM");
         assert_eq!(process.finish().code(), Some(0));
     }

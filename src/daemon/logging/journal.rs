@@ -16,9 +16,14 @@ use tracing_subscriber::layer::Context;
 
 use super::IDENTIFIER;
 use super::queue::{Queue, Sink};
+use crate::counted::counted;
 use crate::message;
+use crate::printable::beginning;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// The largest value of a field: a datagram to journald holds some 200 kB with the kernel's default send buffer.
+const MAX_VALUE_BYTES: usize = 32 << 10;
 
 /// How long a process that ends waits for journald.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
@@ -42,7 +47,7 @@ impl Sink for Journal {
 
     fn dropped(&self, count: u64) -> Vec<u8> {
         let mut entry = Entry::new(&Level::WARN);
-        entry.field("MESSAGE", &format!("{count} log lines were dropped: journald did not keep up"));
+        entry.field("MESSAGE", &format!("dropped {}: journald did not keep up", counted(count, "log line")));
         entry.field("MESSAGE_ID", message::LINES_LOST);
         entry.field("LOG_DROPPED", &count.to_string());
         entry.0
@@ -85,8 +90,10 @@ impl Entry {
         entry
     }
 
-    /// Adds a field; the name is of this program's own making, so it needs no check.
+    /// Adds a field; the name is of this program's own making, so it needs no check. A value that would not fit a datagram
+    /// with the others is cut.
     fn field(&mut self, name: &str, value: &str) {
+        let value = beginning(value, MAX_VALUE_BYTES);
         self.0.extend(name.bytes().map(|byte| byte.to_ascii_uppercase()));
         if value.contains('\n') {
             self.0.push(b'\n');
@@ -134,6 +141,14 @@ mod tests {
         let expected =
             b"PRIORITY=6\nSYSLOG_IDENTIFIER=echo-udpd\nMESSAGE=one line\nDETAIL\n\x09\0\0\0\0\0\0\0two\nlines\n";
         assert_eq!(entry.0, expected);
+    }
+
+    #[test]
+    fn a_value_is_cut_to_what_journald_takes() {
+        let mut entry = Entry::new(&Level::INFO);
+        let head = entry.0.len();
+        entry.field("MESSAGE", &"\u{e9}".repeat(100_000));
+        assert_eq!(entry.0.len(), head + "MESSAGE=\n".len() + MAX_VALUE_BYTES);
     }
 
     #[test]

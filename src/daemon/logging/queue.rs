@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Records that wait at most; each is some hundred bytes, and none is over 128 KiB.
+/// Records that wait at most; each is a few hundred bytes, and the largest some 50 kB.
 const CAPACITY: usize = 4096;
 
 /// Where records are written to; may block as long as it likes.

@@ -9,6 +9,7 @@ use tracing_subscriber::fmt::{MakeWriter, layer as fmt_layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::queue::{Queue, Sink};
+use crate::counted::counted;
 
 /// Standard error, as the writer's thread sees it.
 pub(super) struct Stderr;
@@ -19,7 +20,7 @@ impl Sink for Stderr {
     }
 
     fn dropped(&self, count: u64) -> Vec<u8> {
-        format!("{count} log lines were dropped: the reader did not keep up\n").into()
+        format!("dropped {}: the reader did not keep up\n", counted(count, "log line")).into()
     }
 }
 
