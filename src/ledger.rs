@@ -72,7 +72,7 @@ drop_reasons! {
     ErrorLimit = "error_limit", After;
     /// The handler returned an error or panicked.
     HandlerFailed = "handler_failed", After;
-    /// The send buffer was full, and stayed so: replies wait in it for neighbours that do not answer.
+    /// The send buffer stayed full: the network is too slow, or replies in it wait for neighbours that do not answer.
     SendBuffer = "send_buffer", After;
     /// The kernel refused the reply.
     Send = "send", After;

@@ -1,4 +1,4 @@
-//! Who got no reply, and why: for each reason an example that the operator can be shown, and a line at level debug.
+//! Records of drops: for each reason one example for the operator, and a line at level debug for each drop.
 //!
 //! A stranger can cause any number of drops. What is kept is one address for each reason, and the lines have a rate.
 
@@ -32,15 +32,16 @@ struct Example {
 impl Example {
     fn note(&self, peer: SocketAddr) {
         if !self.noted.load(Relaxed) {
-            *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+            let mut example = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+            *example = Some(peer);
             self.noted.store(true, Relaxed);
         }
     }
 
     fn take(&self) -> Option<SocketAddr> {
-        let peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut example = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
         self.noted.store(false, Relaxed);
-        peer
+        example.take()
     }
 }
 

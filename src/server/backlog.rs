@@ -27,8 +27,8 @@ impl Backlog {
         self.replies.is_empty()
     }
 
-    /// Sends what waits and then what is new; what finds no room waits from now on, and what has waited too long or is
-    /// too much is dropped. `report` is told of each that was sent or dropped.
+    /// Sends what waits and then what is new; what finds no room waits from now on. Replies that have waited too long,
+    /// or exceed the bound, are dropped. `report` is told of each that was sent or dropped.
     pub(super) fn send(
         &mut self,
         batch: &mut SendBatch,
@@ -56,6 +56,12 @@ impl Backlog {
         let expired = self.since.iter().take_while(|&&since| now.duration_since(since) >= MAX_WAIT).count();
         self.since.drain(..expired);
         self.replies.drain(..expired).for_each(|reply| report(refused(&reply)));
+    }
+
+    /// Drops all that waits, and what is new.
+    pub(super) fn abandon(&mut self, new: &mut Vec<Outgoing>, mut report: impl FnMut(Sent<'_>)) {
+        self.since.clear();
+        self.replies.drain(..).chain(new.drain(..)).for_each(|reply| report(refused(&reply)));
     }
 
     fn keep(&mut self, new: &mut Vec<Outgoing>, now: Instant, mut report: impl FnMut(Sent<'_>)) {

@@ -159,6 +159,14 @@ where
         (&mut self.outbox.queue, |sent| core.count_sent(&sent))
     }
 
+    /// The same with all that was sent from elsewhere, however much it is.
+    pub(crate) fn all_sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(Sent<'_>)) {
+        while let Ok(outgoing) = self.core.elsewhere.try_recv() {
+            self.outbox.queue.push(outgoing);
+        }
+        self.sending()
+    }
+
     /// Counts what became of a datagram that was to be sent.
     pub fn sent(&mut self, sent: &Sent<'_>) {
         self.core.count_sent(sent);
@@ -259,7 +267,8 @@ where
                 }
             }
             Sent::Refused(outgoing, error) => {
-                let no_room = error.kind() == io::ErrorKind::WouldBlock;
+                // The second is said of a large datagram of which some fragments found room.
+                let no_room = error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS);
                 let reason = if no_room { DropReason::SendBuffer } else { DropReason::Send };
                 self.drop_datagram(reason, (outgoing.peer, outgoing.asked));
             }

@@ -1,7 +1,7 @@
 //! Runs a worker on a thread without a runtime: makes one, and another when it fails.
 //!
 //! tokio panics when it cannot wait for events (an `epoll_wait(2)` that fails, say). The sockets and counters outlive
-//! that: only what waited in handlers is lost.
+//! that: only requests in handlers that wait, and replies that had not been sent, are lost, and counted.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
-use tokio::task::yield_now;
-use tokio::time::{Sleep, sleep, sleep_until, timeout};
+use tokio::task::{consume_budget, yield_now};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::backlog::Backlog;
 use super::engine::Engine;
@@ -34,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often a call that a signal interrupted is made again at once.
 const INTERRUPTIONS: u32 = 16;
 
-/// What one turn of the loop came to.
+/// The outcome of one turn of the loop.
 enum Turn {
     /// Something was received or is to be sent.
     Progress,
@@ -44,7 +44,7 @@ enum Turn {
     Closing,
 }
 
-/// What one receive call came to.
+/// The outcome of one receive call.
 enum Received {
     /// Some datagrams.
     Batch,
@@ -54,7 +54,12 @@ enum Received {
     Fault,
 }
 
-pub(super) struct Worker<P, M, F> {
+pub(super) struct Worker<P, M, F>
+where
+    P: DatagramProtocol,
+    M: Fn(Client<P>, Requests<P>) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
     engine: Engine<P, M, F>,
     io: AsyncFd<Arc<UdpSocket>>,
     input: Input,
@@ -135,14 +140,14 @@ where
             match turn {
                 // A flood must not keep the runtime from other tasks, other sockets' among them.
                 Turn::Progress if self.input.batch.is_full() => yield_now().await,
-                Turn::Progress => {}
+                // Nor must handlers that send from elsewhere.
+                Turn::Progress => consume_budget().await,
                 Turn::Fault => {
-                    let pause = sleep(self.input.pause());
-                    let mut pause = pin!(pause);
-                    poll_fn(|context| match closing.as_mut().poll(context) {
+                    let mut pause = pin!(sleep(self.input.pause()));
+                    self.flush_until(poll_fn(|context| match closing.as_mut().poll(context) {
                         Poll::Ready(()) => Poll::Ready(()),
                         Poll::Pending => pause.as_mut().poll(context),
-                    })
+                    }))
                     .await;
                     if self.engine.is_closing() {
                         break;
@@ -196,7 +201,8 @@ where
                 return Poll::Ready(false);
             };
             let received = input.receive(io.get_ref(), engine);
-            // A batch that is not full emptied the socket: whatever comes next is announced again.
+            // A batch that is not full emptied the socket, unless an error stopped it, which the next datagram brings
+            // to light: whatever comes next is announced again.
             if matches!(received, Received::Nothing | Received::Batch) && !input.batch.is_full() {
                 ready.clear_ready();
             }
@@ -229,16 +235,37 @@ where
         }
     }
 
+    /// Waits for this, and tries the backlog again meanwhile.
+    async fn flush_until(&mut self, mut event: impl Future<Output = ()> + Unpin) {
+        loop {
+            let is_over = poll_fn(|context| match Pin::new(&mut event).poll(context) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending => self.poll_retry(context).map(|()| false),
+            });
+            if is_over.await {
+                return;
+            }
+            self.flush();
+        }
+    }
+
+    /// Lets handlers that wait go on for at most `grace`, and replies that wait for as long as they may.
     async fn close(&mut self, grace: Duration) {
         self.engine.close();
-        let ended = timeout(grace, async {
-            while self.engine.waiting() > 0 {
-                poll_fn(|context| self.engine.poll(context)).await;
-                self.flush();
+        let mut grace = pin!(sleep(grace));
+        while self.engine.waiting() > 0 {
+            let is_over = poll_fn(|context| {
+                let progress = self.engine.poll(context).is_ready() | self.poll_retry(context).is_ready();
+                match grace.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(true),
+                    Poll::Pending if progress => Poll::Ready(false),
+                    Poll::Pending => Poll::Pending,
+                }
+            });
+            if is_over.await {
+                self.engine.abandon();
             }
-        });
-        if ended.await.is_err() {
-            self.engine.abandon();
+            self.flush();
         }
         // What was sent from elsewhere meanwhile.
         let _ = self.engine.poll(&mut Context::from_waker(Waker::noop()));
@@ -247,6 +274,22 @@ where
             poll_fn(|context| self.poll_retry(context)).await;
             self.flush();
         }
+        self.engine.settle();
+    }
+}
+
+/// A worker also ends by being dropped, by whoever does not wait for the server or by a runtime that failed: what it
+/// had in hand is counted all the same.
+impl<P, M, F> Drop for Worker<P, M, F>
+where
+    P: DatagramProtocol,
+    M: Fn(Client<P>, Requests<P>) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    fn drop(&mut self) {
+        self.engine.abandon();
+        let (queue, count) = self.engine.all_sending();
+        self.backlog.abandon(queue, count);
         self.engine.settle();
     }
 }

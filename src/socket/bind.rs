@@ -114,6 +114,7 @@ pub fn adopt(socket: UdpSocket, options: &SocketOptions) -> Result<BoundSocket, 
     let descriptor = socket.as_raw_fd();
     let socket = Socket::from(socket);
     let (address, families) = identify(&socket).map_err(|source| BindError::Adopt { descriptor, source })?;
+    let families = if families == Families::Both { families_here(address) } else { families };
     free_bind(&socket, address, false)?;
     reset(&socket, address, families)?;
     finish(socket, address, families, options)

@@ -113,8 +113,10 @@ pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Re
 }
 
 /// Switches off what the parent process may have left on, and what would break an echo: replies to broadcasts, sharing
-/// the port with whoever asks, control messages that nobody reads and that leave no room for the packet information,
-/// errors of one peer that fail the next reply to another, datagrams merged or cut by the kernel.
+/// the port with whoever asks (SO_REUSEADDR), control messages that nobody reads and that leave no room for the packet
+/// information, errors of one peer that fail the next reply to another, datagrams merged or cut by the kernel or sent
+/// without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=, Priority=,
+/// IPTOS=, IPTTL=, BindToDevice=, ReusePort=.
 pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) -> Result<(), BindError> {
     let ipv6: &[IntegerOption] = if families.ipv6_socket() { &IPV6_RESETS } else { &[] };
     for &(name, level, option, value) in SOCKET_RESETS.iter().chain(&IPV4_RESETS).chain(ipv6) {
@@ -124,12 +126,19 @@ pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) ->
             set => set,
         })?;
     }
+    // Source routes that a parent put into each reply; an empty value removes them.
+    set(socket, address, "IP_OPTIONS", |socket| set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, &[]))?;
+    if families.ipv6_socket() {
+        set(socket, address, "IPV6_RTHDR", |socket| {
+            set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &[])
+        })?;
+    }
     Ok(())
 }
 
 type IntegerOption = (&'static str, i32, i32, i32);
 
-const SOCKET_RESETS: [IntegerOption; 11] = [
+const SOCKET_RESETS: [IntegerOption; 14] = [
     ("SO_BROADCAST", libc::SOL_SOCKET, libc::SO_BROADCAST, 0),
     ("SO_REUSEADDR", libc::SOL_SOCKET, libc::SO_REUSEADDR, 0),
     ("SO_TIMESTAMP", libc::SOL_SOCKET, libc::SO_TIMESTAMP, 0),
@@ -138,11 +147,14 @@ const SOCKET_RESETS: [IntegerOption; 11] = [
     ("SO_RXQ_OVFL", libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 0),
     ("SO_WIFI_STATUS", libc::SOL_SOCKET, libc::SO_WIFI_STATUS, 0),
     ("SO_NO_CHECK", libc::SOL_SOCKET, libc::SO_NO_CHECK, 0),
+    ("SO_DONTROUTE", libc::SOL_SOCKET, libc::SO_DONTROUTE, 0),
+    ("UDP_NO_CHECK6_TX", libc::SOL_UDP, libc::UDP_NO_CHECK6_TX, 0),
+    ("UDP_NO_CHECK6_RX", libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 0),
     ("UDP_CORK", libc::SOL_UDP, libc::UDP_CORK, 0),
     ("UDP_SEGMENT", libc::SOL_UDP, libc::UDP_SEGMENT, 0),
     ("UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, 0),
 ];
-const IPV4_RESETS: [IntegerOption; 9] = [
+const IPV4_RESETS: [IntegerOption; 10] = [
     ("IP_RECVERR", libc::IPPROTO_IP, libc::IP_RECVERR, 0),
     ("IP_RECVTTL", libc::IPPROTO_IP, libc::IP_RECVTTL, 0),
     ("IP_RECVTOS", libc::IPPROTO_IP, libc::IP_RECVTOS, 0),
@@ -152,8 +164,9 @@ const IPV4_RESETS: [IntegerOption; 9] = [
     ("IP_RECVORIGDSTADDR", libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR, 0),
     ("IP_CHECKSUM", libc::IPPROTO_IP, libc::IP_CHECKSUM, 0),
     ("IP_RECVFRAGSIZE", libc::IPPROTO_IP, libc::IP_RECVFRAGSIZE, 0),
+    ("IP_UNICAST_IF", libc::IPPROTO_IP, libc::IP_UNICAST_IF, 0),
 ];
-const IPV6_RESETS: [IntegerOption; 15] = [
+const IPV6_RESETS: [IntegerOption; 17] = [
     ("IPV6_RECVERR", libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0),
     ("IPV6_RECVHOPLIMIT", libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 0),
     ("IPV6_RECVTCLASS", libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0),
@@ -164,6 +177,8 @@ const IPV6_RESETS: [IntegerOption; 15] = [
     ("IPV6_FLOWINFO", libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO, 0),
     ("IPV6_RECVORIGDSTADDR", libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR, 0),
     ("IPV6_RECVFRAGSIZE", libc::IPPROTO_IPV6, libc::IPV6_RECVFRAGSIZE, 0),
+    ("IPV6_DONTFRAG", libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0),
+    ("IPV6_UNICAST_IF", libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF, 0),
     ("IPV6_2292PKTINFO", libc::IPPROTO_IPV6, libc::IPV6_2292PKTINFO, 0),
     ("IPV6_2292HOPLIMIT", libc::IPPROTO_IPV6, libc::IPV6_2292HOPLIMIT, 0),
     ("IPV6_2292RTHDR", libc::IPPROTO_IPV6, libc::IPV6_2292RTHDR, 0),
@@ -184,15 +199,13 @@ const IPV6_OPTIONS: [IntegerOption; 3] = [
 ];
 
 fn set_integer(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the option value is one live i32, and its size is what the kernel is told.
+    set_option(socket, level, option, &value.to_ne_bytes())
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the value is alive during the call, and its size is what the kernel is told; it is copied byte by byte.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -19,14 +19,20 @@ use super::{BATCH, Datagram};
 const SLOT: usize = 65_536;
 /// How many slots may be held by those who keep a datagram before datagrams are copied.
 const PINNED: usize = BATCH;
-/// Slots of a new batch; it doubles them each time that a call fills them all, up to [`BATCH`].
+/// How many slots the first call offers. A call that fills all makes the next one offer twice as many, up to [`BATCH`].
 const FIRST_SLOTS: usize = 4;
+/// After this many calls in a row that fill at most a quarter of the slots, half as many are offered: the kernel is
+/// told of each slot before each call.
+const SMALL_BATCHES: u32 = 64;
 
 /// Receives up to [`BATCH`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which only
 /// what datagrams filled is resident; kept datagrams can make that 12 MiB, and no more.
 pub struct ReceiveBatch {
     slots: Vec<BytesMut>,
     messages: Messages,
+    /// How many slots a call offers, and how many calls in a row have filled at most a quarter of them.
+    offered: usize,
+    small: u32,
     /// How many datagrams the last call brought, and how many of them were taken.
     filled: usize,
     taken: usize,
@@ -47,12 +53,14 @@ impl ReceiveBatch {
         let mut batch = Self {
             slots: Vec::new(),
             messages: Messages::new(),
+            offered: 0,
+            small: 0,
             filled: 0,
             taken: 0,
             pinned: Vec::new(),
             spare: Vec::new(),
         };
-        batch.grow(FIRST_SLOTS);
+        batch.offer(FIRST_SLOTS);
         batch
     }
 
@@ -61,11 +69,10 @@ impl ReceiveBatch {
     /// # Errors
     /// Those of `recvmmsg(2)`; `WouldBlock` when nothing waits.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let grown = if self.is_full() { BATCH.min(2 * self.slots.len()) } else { self.slots.len() };
+        self.adapt();
         self.recycle();
-        self.grow(grown);
         self.prepare();
-        let headers = self.messages.headers(0..self.slots.len());
+        let headers = self.messages.headers(0..self.offered);
         // SAFETY: `headers` are initialised mmsghdr; `prepare` has just made each point to a name, a control buffer and
         // one part that are alive, exclusively ours and as long as their lengths say.
         let received = unsafe {
@@ -151,15 +158,27 @@ impl ReceiveBatch {
         }
     }
 
-    /// Makes room for this many datagrams a call.
-    fn grow(&mut self, slots: usize) {
-        self.slots.resize_with(slots, empty_slot);
-        self.messages.grow(slots);
+    /// Chooses how many slots the next call offers.
+    fn adapt(&mut self) {
+        self.small = if self.filled <= self.offered / 4 { self.small + 1 } else { 0 };
+        if self.is_full() {
+            self.offer(BATCH.min(2 * self.offered));
+        } else if self.small >= SMALL_BATCHES {
+            self.offer(FIRST_SLOTS.max(self.offered / 2));
+        }
+    }
+
+    fn offer(&mut self, slots: usize) {
+        if slots > self.slots.len() {
+            self.slots.resize_with(slots, empty_slot);
+            self.messages.grow(slots);
+        }
+        (self.offered, self.small) = (slots, 0);
     }
 
     /// Tells the kernel where to write.
     fn prepare(&mut self) {
-        for (at, slot) in self.slots.iter_mut().enumerate() {
+        for (at, slot) in self.slots[..self.offered].iter_mut().enumerate() {
             let room = slot.spare_capacity_mut();
             let part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len().min(SLOT) };
             self.messages.point(at, Name::SIZE, Control::SIZE, part);
@@ -217,6 +236,11 @@ mod tests {
             received.extend(batch.datagrams());
         }
         assert_eq!(sizes, [4, 8, 16, 32, 64, 64, 4]);
+        // And offers less again when little comes.
+        for (calls, offered) in [(64, 32), (64, 16), (64, 8), (64, 4), (200, 4)] {
+            (0..calls).for_each(|_| assert!(batch.receive(receiver.as_fd()).is_err()));
+            assert_eq!(batch.offered, offered);
+        }
         assert!(received.iter().enumerate().all(|(number, datagram)| datagram.payload == number.to_string()));
     }
 

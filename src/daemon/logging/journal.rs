@@ -90,8 +90,8 @@ impl Entry {
         entry
     }
 
-    /// Adds a field; the name is of this program's own making, so it needs no check. A value that would not fit a datagram
-    /// with the others is cut.
+    /// Adds a field; the name is of this program's own making, so it needs no check. A value that would not fit a
+    /// datagram with the others is cut.
     fn field(&mut self, name: &str, value: &str) {
         let value = beginning(value, MAX_VALUE_BYTES);
         self.0.extend(name.bytes().map(|byte| byte.to_ascii_uppercase()));
