@@ -1,6 +1,7 @@
 //! The client program `echo-udp`: its command line, and how it ends.
 
 mod failure;
+mod same_json;
 mod send;
 mod server;
 
@@ -26,8 +27,9 @@ enum Command {
     ///
     /// Sends {"command-line arguments":["WORD",...]} and prints two lines, `Sent:` and `Received:`, once the reply has
     /// come. Each address of the host is tried until one replies. Exits with 0 when the reply is what was sent: the
-    /// same bytes, or the same JSON written differently. Exits with 1 when there was no reply or another one, an error
-    /// of the server included, and with 2 when nothing could be sent or printed.
+    /// same bytes, or the same JSON with other blanks between its tokens or other escapes in its strings. Exits with 1
+    /// when there was no reply or another one, an error of the server included, and with 2 when nothing could be sent
+    /// or printed.
     Send(send::Send),
 }
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::failure::Failure;
+use super::same_json::is_same;
 use super::server::Server;
 use crate::client::blocking::UdpClient;
 use crate::printable::Printable;
@@ -89,19 +92,31 @@ fn printable(bytes: &Bytes) -> Printable<'_> {
 
 /// Accepts the reply when it is what was sent, though a server may write the same JSON differently.
 fn judge(address: SocketAddr, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
-    let value = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).ok();
-    let received = value(reply);
-    if reply == packet || received.is_some() && received == value(packet) {
-        return Ok(());
+    let json = serde_json::from_slice::<&RawValue>;
+    match (json(packet), json(reply)) {
+        _ if reply == packet => Ok(()),
+        (Ok(sent), Ok(received)) if is_same(sent, received) => Ok(()),
+        (_, Ok(received)) => Err(match error_text(received) {
+            Some(text) => Failure::ErrorReply { address, text },
+            None => Failure::Different { address },
+        }),
+        (Ok(_), Err(source)) => Err(Failure::InvalidReply { address, source: source.into() }),
+        (Err(_), Err(_)) => Err(Failure::Different { address }),
     }
-    if let Some(text) = received.as_ref().and_then(|value| value.get("error")).and_then(Value::as_str) {
-        let text = Printable::raw(text.as_bytes()).limit(ERROR_TEXT).to_string();
-        return Err(Failure::ErrorReply { address, text });
+}
+
+/// What `{"error":"TEXT"}` says, escaped as the line `Received:` shows it.
+fn error_text(reply: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct ErrorReply<'a> {
+        #[serde(borrow)]
+        error: &'a RawValue,
     }
-    match RawJson::parse(reply.clone()) {
-        Err(source) if RawJson::parse(packet.clone()).is_ok() => Err(Failure::InvalidReply { address, source }),
-        _ => Err(Failure::Different { address }),
-    }
+    let error = serde_json::from_str::<ErrorReply>(reply.get()).ok()?.error.get();
+    let open = error.strip_suffix('"')?;
+    // The opening quote makes it a string, within which blanks stay as they are.
+    let shown = Printable::json(open.as_bytes()).limit(ERROR_TEXT + 1).to_string();
+    shown.strip_prefix('"').map(String::from)
 }
 
 /// A time in seconds: more than 0, at most a day.

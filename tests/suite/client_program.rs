@@ -85,7 +85,13 @@ fn a_reply_other_than_what_was_sent_is_shown_and_exits_1() {
         ("[1]", b"[1,1]", "[1,1]", "the reply from 127.0.0.1:P differs from what was sent"),
         ("{1\0\\", b"{1\0", r"{1\x00", "the reply from 127.0.0.1:P differs from what was sent"),
         ("[1]", b"{\"error\":\"\x1b\xc3\xa9!\"}", r#"{"error":"\x1b\xc3\xa9!"}"#, "invalid reply from 127.0.0.1:P"),
-        ("[1]", br#"{"error":"\u001b!"}"#, r#"{"error":"\u001b!"}"#, r"127.0.0.1:P replied with an error: \x1b!"),
+        ("[1]", br#"{"error":"\u001b!"}"#, r#"{"error":"\u001b!"}"#, r"127.0.0.1:P replied with an error: \u001b!"),
+        (
+            "[1]",
+            "{\"error\":\"x\u{202e}  y\"}".as_bytes(),
+            r#"{"error":"x\u202e  y"}"#,
+            r"127.0.0.1:P replied with an error: x\u202e  y",
+        ),
     ] {
         let (port, server) = replying(reply);
         let words = ["send", "--host", "127.0.0.1", "--port", &port, "--json", "-"];
@@ -100,9 +106,26 @@ fn a_reply_other_than_what_was_sent_is_shown_and_exits_1() {
 }
 
 #[test]
+fn json_with_other_digits_members_or_order_exits_1() {
+    for (sent, reply) in [
+        (r#"{"t":0.1}"#, r#"{"t":0.1000000000000000055511151231257827}"#),
+        (r#"{"id":1.0000000000000000001}"#, r#"{"id":1.0000000000000000002}"#),
+        (r#"{"a":1}"#, r#"{"a":1.0}"#),
+        (r#"{"a":1}"#, r#"{"a":9,"a":1}"#),
+        (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#),
+    ] {
+        let (port, server) = replying(reply.as_bytes());
+        let finished = send(&["--host", "127.0.0.1", "--port", &port, "--json", sent]);
+        server.join().unwrap();
+        let expected = format!("echo-udp: the reply from 127.0.0.1:{port} differs from what was sent");
+        assert_eq!((finished.code(), &*finished.err), (Some(1), &*expected), "{finished:?}");
+    }
+}
+
+#[test]
 fn the_same_json_written_differently_is_what_was_sent() {
-    let (port, server) = replying(r#"{ "b": "\u00e9", "a": [1.50] }"#.as_bytes());
-    let words = ["--host", "127.0.0.1", "--port", &port, "--json", "{\"a\":[1.5],\"b\":\"\u{e9}\"}"];
+    let (port, server) = replying(b"{ \"b\": \"\\u00e9\", \"a\": [1.50] }\n");
+    let words = ["--host", "127.0.0.1", "--port", &port, "--json", "{\"b\":\"\u{e9}\",\"a\":[1.50]}"];
     send(&words).success();
     server.join().unwrap();
 }
