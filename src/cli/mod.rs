@@ -7,8 +7,12 @@ mod server;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
 
 use self::failure::Failure;
 use crate::failure_chain::FailureChain;
@@ -42,6 +46,9 @@ pub fn command_line() -> clap::Command {
 /// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    // With a handler of any kind, a file that has reached its limit fails a write instead of ending the process.
+    // Without one, the signal ends it: no reason not to run.
+    let _ = flag::register(SIGXFSZ, Arc::<AtomicBool>::default());
     let ran = CommandLine::try_parse().map_err(Failure::from).and_then(|command_line| match command_line.command {
         Command::Send(send) => send.run(),
     });

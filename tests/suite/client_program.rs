@@ -213,6 +213,21 @@ fn an_input_without_end_is_too_large_and_takes_no_memory() {
 }
 
 #[test]
+fn a_file_at_its_size_limit_is_an_error_of_writing() {
+    let daemon = Daemon::start();
+    let file = temporary_file("output", "");
+    let script = "ulimit -f 0; file=$1; shift; exec \"$0\" \"$@\" >\"$file\"";
+    let send = ["send", "--port", &daemon.port().to_string(), "x"];
+    for words in [&["--help"][..], &["--version"], &send] {
+        let command = &mut Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_echo-udp"), file.to_str().unwrap()]).args(words);
+        let finished = run(command);
+        let expected = "echo-udp: write standard output: File too large (os error 27)";
+        assert_eq!((finished.code(), &*finished.err), (Some(2), expected), "{words:?}");
+    }
+}
+
+#[test]
 fn the_exit_status_holds_where_nothing_can_be_written() {
     let daemon = Daemon::start();
     let refusing = refusing_socket();
