@@ -14,8 +14,9 @@ use super::failure::Failure;
 use super::same_json::is_same;
 use super::server::Server;
 use crate::client::blocking::UdpClient;
+use crate::client::link::max_payload;
 use crate::printable::Printable;
-use crate::protocol::{BytesProtocol, MAX_PAYLOAD_IPV6};
+use crate::protocol::BytesProtocol;
 use crate::serializer::RawJson;
 
 /// How much of an error's text is repeated, in characters.
@@ -38,22 +39,23 @@ pub(super) struct Send {
 
 impl Send {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let packet = self.packet()?;
-        let (address, reply) = self.ask(&self.server.addresses()?, &packet)?;
+        let addresses = self.server.addresses()?;
+        let packet = self.packet(addresses.iter().copied().map(max_payload).max().unwrap_or(0))?;
+        let (address, reply) = self.ask(&addresses, &packet)?;
         let lines = format!("Sent:     {}\nReceived: {}\n", printable(&packet), printable(&reply));
         let mut output = io::stdout().lock();
         output.write_all(lines.as_bytes()).and_then(|()| output.flush()).map_err(Failure::WriteOutput)?;
         judge(address, &packet, &reply)
     }
 
-    fn packet(&self) -> Result<Bytes, Failure> {
+    /// What to send; standard input is read up to this limit.
+    fn packet(&self, limit: usize) -> Result<Bytes, Failure> {
         match self.json.as_deref() {
             Some("-") => {
                 let mut input = Vec::new();
-                // One byte more than any datagram carries says enough of what may never end.
-                let limited = &mut io::stdin().lock().take(MAX_PAYLOAD_IPV6 as u64 + 1);
+                // One byte more than a datagram carries says enough of what may never end.
+                let limited = &mut io::stdin().lock().take(limit as u64 + 1);
                 limited.read_to_end(&mut input).map_err(Failure::ReadInput)?;
-                let limit = MAX_PAYLOAD_IPV6;
                 if input.len() <= limit { Ok(input.into()) } else { Err(Failure::InputTooLarge { limit }) }
             }
             Some(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),

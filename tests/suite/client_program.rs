@@ -203,13 +203,16 @@ fn what_cannot_even_be_sent_exits_2() {
 
 #[test]
 fn an_input_without_end_is_too_large_and_takes_no_memory() {
-    let script = "ulimit -v 1000000; exec \"$0\" send --host 127.0.0.1 --json -";
-    let command = &mut Command::new("sh");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_echo-udp")]).stdin(File::open("/dev/zero").unwrap());
-    let finished = command.output().unwrap();
-    assert_eq!(finished.status.code(), Some(2), "{finished:?}");
-    let expected = "echo-udp: standard input is more than 65527 bytes, the most that a datagram carries\n";
-    assert_eq!(String::from_utf8(finished.stderr).unwrap(), expected);
+    let script = "ulimit -v 1000000; exec \"$0\" send --host \"$1\" --json -";
+    for (host, limit) in [("127.0.0.1", 65507), ("::ffff:127.0.0.1", 65507), ("::1", 65527)] {
+        let command = &mut Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_echo-udp"), host]).stdin(File::open("/dev/zero").unwrap());
+        let finished = command.output().unwrap();
+        assert_eq!(finished.status.code(), Some(2), "{finished:?}");
+        let expected =
+            format!("echo-udp: standard input is more than {limit} bytes, the most that a datagram carries\n");
+        assert_eq!(String::from_utf8(finished.stderr).unwrap(), expected);
+    }
 }
 
 #[test]
