@@ -45,7 +45,7 @@ impl Send {
         let lines = format!("Sent:     {}\nReceived: {}\n", printable(&packet), printable(&reply));
         let mut output = io::stdout().lock();
         output.write_all(lines.as_bytes()).and_then(|()| output.flush()).map_err(Failure::WriteOutput)?;
-        judge(address, &packet, &reply)
+        judge(self.server.show(address), &packet, &reply)
     }
 
     /// What to send; standard input is read up to this limit.
@@ -83,7 +83,7 @@ impl Send {
             client.send_packet(packet.clone())?;
             client.recv_packet_within(self.wait)
         };
-        ask().map_err(|error| Failure::of_client(error, address, self.wait))
+        ask().map_err(|error| Failure::of_client(error, self.server.show(address), self.wait))
     }
 }
 
@@ -93,7 +93,7 @@ fn printable(bytes: &Bytes) -> Printable<'_> {
 }
 
 /// Accepts the reply when it is what was sent, though a server may write the same JSON differently.
-fn judge(address: SocketAddr, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
+fn judge(address: String, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
     let json = serde_json::from_slice::<&RawValue>;
     match (json(packet), json(reply)) {
         _ if reply == packet => Ok(()),

@@ -179,6 +179,8 @@ fn what_cannot_even_be_sent_exits_2() {
     let long = "x".repeat(70_000);
     for (words, expected) in [
         (&["--host", "no such host.invalid", "x"][..], "echo-udp: resolve no such host.invalid: "),
+        (&["--host", "no\nsuch\u{202e}host.invalid", "x"], r"echo-udp: resolve no\x0asuch\xe2\x80\xaehost.invalid: "),
+        (&["--host", "fe80::1", "x"], "echo-udp: a link-local address needs its interface: fe80::1%eth0"),
         (&["--host", "127.0.0.1", "-6", "x"], "echo-udp: 127.0.0.1 has no IPv6 address"),
         (&["--host", "224.0.0.1", "x"], "echo-udp: 224.0.0.1:9000 is not a unicast address"),
         (&["--host", "::ffff:224.0.0.1", "x"], "echo-udp: [::ffff:224.0.0.1]:9000 is not a unicast address"),
@@ -190,6 +192,14 @@ fn what_cannot_even_be_sent_exits_2() {
             "error: invalid value '127.0.0.1:9000' for '--host <HOST>': the port has ",
         ),
         (&["--host", "[::1]:9000", "x"], "error: invalid value '[::1]:9000' for '--host <HOST>': the port has "),
+        (
+            &["--host", ":9000", "x"],
+            "error: invalid value ':9000' for '--host <HOST>': expected a name or an address alone\n",
+        ),
+        (
+            &["--host", "localhost:", "x"],
+            "error: invalid value 'localhost:' for '--host <HOST>': expected a name or an address alone\n",
+        ),
         (&["--json", "1", "word"], "error: the argument '--json <TEXT>' cannot be used with '[WORD]...'\n"),
         (&["-W", "0", "x"], "error: invalid value '0' for '-W <SECONDS>'"),
         (&["--port", "0", "x"], "error: invalid value '0' for '--port <PORT>'"),
@@ -286,6 +296,25 @@ fn a_dead_address_of_a_name_falls_back_to_the_next() {
         let finished = run(Command::new("unshare").args(["--mount", "sh", "-ec", &script]));
         assert_eq!((finished.code(), finished.out.lines().count()), (Some(0), 2), "{living}: {finished:?}");
     }
+}
+
+#[test]
+fn an_interface_is_shown_as_it_was_typed() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let host = Namespace::new();
+    host.ip("address add fe80::1/64 dev lo nodad");
+    for typed in ["fe80::1%lo", "fe80::1%1", "[fe80::1%lo]"] {
+        let words = ["netns", "exec", host.name(), env!("CARGO_BIN_EXE_echo-udp"), "send", "--host", typed];
+        let finished = run(Command::new("ip").args(words));
+        let shown = typed.trim_matches(['[', ']']);
+        let expected = format!("echo-udp: connection refused by [{shown}]:9000 (nothing is listening there)");
+        assert_eq!((finished.code(), &*finished.err), (Some(1), &*expected));
+    }
+    host.ip("link set lo down");
+    let words = ["netns", "exec", host.name(), env!("CARGO_BIN_EXE_echo-udp"), "send", "--host", "fe80::1%lo"];
+    let finished = run(Command::new("ip").args(words));
+    assert_eq!(finished.code(), Some(2), "{finished:?}");
+    assert!(finished.err.starts_with("echo-udp: connect to [fe80::1%lo]:9000: "), "{finished:?}");
 }
 
 #[test]
