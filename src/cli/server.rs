@@ -7,6 +7,9 @@ use clap::{Args, ValueHint};
 use super::failure::Failure;
 use crate::client::Family;
 
+/// Where localhost is.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+
 /// Which server.
 #[derive(Debug, Args)]
 pub(super) struct Server {
@@ -39,10 +42,13 @@ impl Server {
         if addresses.is_empty() { Err(refusal.unwrap_or_else(|| self.no_address())) } else { Ok(addresses) }
     }
 
-    /// All addresses of the host.
+    /// All addresses of the host. Where the resolver does not know localhost, it is this host (RFC 6761 s6.3).
     fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         match (self.host.as_str(), self.port).to_socket_addrs() {
             Ok(addresses) => Ok(addresses.collect()),
+            Err(_) if self.host.eq_ignore_ascii_case("localhost") => {
+                Ok(LOOPBACK.map(|ip| SocketAddr::new(ip, self.port)).into())
+            }
             Err(source) => Err(Failure::Resolve { host: self.host.clone(), source }),
         }
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::pipe;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -295,6 +296,30 @@ fn a_dead_address_of_a_name_falls_back_to_the_next() {
             format!("mount --bind {} /etc/hosts; {program} send --host twofold --port {port} x", hosts.display());
         let finished = run(Command::new("unshare").args(["--mount", "sh", "-ec", &script]));
         assert_eq!((finished.code(), finished.out.lines().count()), (Some(0), 2), "{living}: {finished:?}");
+    }
+}
+
+#[test]
+fn localhost_is_this_host_where_no_resolver_knows_it() {
+    let sources_are_named = Path::new("/etc/nsswitch.conf").exists();
+    need!(is_root() && has_program("unshare") && sources_are_named, "root, unshare and nsswitch.conf(5)");
+    let hosts = temporary_file("hosts", "");
+    let sources = temporary_file("nsswitch.conf", "hosts: files\n");
+    let mut listeners = vec!["127.0.0.1:0"];
+    if provided(has_ipv6(), "IPv6 on loopback") {
+        listeners.push("[::1]:0");
+    }
+    for living in listeners {
+        let daemon = DaemonCommand::default().listen(living).start();
+        let send = format!("{} send --port {} x", env!("CARGO_BIN_EXE_echo-udp"), daemon.port());
+        let script = format!(
+            "mount --bind {} /etc/hosts; mount --bind {} /etc/nsswitch.conf; \
+             if getent hosts localhost; then exit 9; fi; {send}; {send} --host LocalHost",
+            hosts.display(),
+            sources.display(),
+        );
+        let finished = run(Command::new("unshare").args(["--mount", "sh", "-ec", &script]));
+        assert_eq!((finished.code(), finished.out.lines().count()), (Some(0), 4), "{living}: {finished:?}");
     }
 }
 
