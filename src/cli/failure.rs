@@ -1,36 +1,42 @@
 //! Why a command of the client program did not do what it was asked, and the exit status that says so.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::client::ClientError;
+use crate::printable::Printable;
 use crate::serializer::DeserializeError;
 
+/// Why a command failed; an address is a text, as [`Server::show`](super::server::Server::show) writes it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// Also what --help and --version print.
     #[error(transparent)]
     CommandLine(#[from] clap::Error),
-    #[error("resolve {host}")]
+    #[error("resolve {}", Printable::raw(.host.as_bytes()))]
     Resolve { host: String, source: io::Error },
-    #[error("{host} has no {family} address")]
+    #[error("{} has no {family} address", Printable::raw(.host.as_bytes()))]
     NoAddress { host: String, family: &'static str },
     #[error("{address} is not a unicast address: it stands for many hosts")]
-    NotUnicast { address: SocketAddr },
+    NotUnicast { address: String },
+    #[error("a link-local address needs its interface: {ip}%eth0")]
+    NoInterface { ip: IpAddr },
     #[error("read standard input")]
     ReadInput(#[source] io::Error),
     #[error("standard input is more than {limit} bytes, the most that a datagram carries")]
     InputTooLarge { limit: usize },
     #[error("write standard output")]
     WriteOutput(#[source] io::Error),
+    #[error("connect to {address}")]
+    Connect { address: String, source: io::Error },
     #[error("connect to {address} (a broadcast address, or forbidden by this host)")]
-    Forbidden { address: SocketAddr, source: io::Error },
+    Forbidden { address: String, source: io::Error },
     #[error("send to {address}")]
-    Send { address: SocketAddr, source: io::Error },
+    Send { address: String, source: io::Error },
     #[error("receive from {address}")]
-    Receive { address: SocketAddr, source: io::Error },
-    /// It says with whom, or it does not matter.
+    Receive { address: String, source: io::Error },
+    /// It does not matter with whom.
     #[error(transparent)]
     Client(ClientError),
     #[error(
@@ -38,20 +44,20 @@ pub(super) enum Failure {
          200 datagrams and 10 error replies per second to one source)",
         .wait.as_secs_f64()
     )]
-    NoReply { address: SocketAddr, wait: Duration },
+    NoReply { address: String, wait: Duration },
     #[error("connection refused by {address} (nothing is listening there)")]
-    Refused { address: SocketAddr },
+    Refused { address: String },
     #[error("{address} replied with an error: {text}")]
-    ErrorReply { address: SocketAddr, text: String },
+    ErrorReply { address: String, text: String },
     #[error("invalid reply from {address}")]
-    InvalidReply { address: SocketAddr, source: DeserializeError },
+    InvalidReply { address: String, source: DeserializeError },
     #[error("the reply from {address} differs from what was sent")]
-    Different { address: SocketAddr },
+    Different { address: String },
 }
 
 impl Failure {
     /// What a client's error means, at this address and with this time to wait.
-    pub(super) fn of_client(error: ClientError, address: SocketAddr, wait: Duration) -> Self {
+    pub(super) fn of_client(error: ClientError, address: String, wait: Duration) -> Self {
         match error {
             error if error.is_refused() => Self::Refused { address },
             ClientError::TimedOut(_) => Self::NoReply { address, wait },
@@ -59,9 +65,10 @@ impl Failure {
             // An ICMP error of the server's host or of a router on the way.
             ClientError::Receive(source) => Self::Receive { address, source },
             // connect(2): a socket that may not send broadcasts cannot be connected to a broadcast address.
-            ClientError::Connect { address, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+            ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Self::Forbidden { address, source }
             }
+            ClientError::Connect { source, .. } => Self::Connect { address, source },
             error => Self::Client(error),
         }
     }
@@ -79,9 +86,11 @@ impl Failure {
             | Self::Resolve { .. }
             | Self::NoAddress { .. }
             | Self::NotUnicast { .. }
+            | Self::NoInterface { .. }
             | Self::ReadInput(_)
             | Self::InputTooLarge { .. }
             | Self::WriteOutput(_)
+            | Self::Connect { .. }
             | Self::Forbidden { .. }
             | Self::Send { .. }
             | Self::Client(_) => 2,

@@ -1,13 +1,18 @@
 //! The client program `echo-udp`: its command line, and how it ends.
 
 mod failure;
+mod same_json;
 mod send;
 mod server;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
 
 use self::failure::Failure;
 use crate::failure_chain::FailureChain;
@@ -26,8 +31,9 @@ enum Command {
     ///
     /// Sends {"command-line arguments":["WORD",...]} and prints two lines, `Sent:` and `Received:`, once the reply has
     /// come. Each address of the host is tried until one replies. Exits with 0 when the reply is what was sent: the
-    /// same bytes, or the same JSON written differently. Exits with 1 when there was no reply or another one, an error
-    /// of the server included, and with 2 when nothing could be sent or printed.
+    /// same bytes, or the same JSON with other blanks between its tokens or other escapes in its strings. Exits with 1
+    /// when there was no reply or another one, an error of the server included, and with 2 when nothing could be sent
+    /// or printed.
     Send(send::Send),
 }
 
@@ -40,6 +46,9 @@ pub fn command_line() -> clap::Command {
 /// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    // With a handler of any kind, a file that has reached its limit fails a write instead of ending the process.
+    // Without one, the signal ends it: no reason not to run.
+    let _ = flag::register(SIGXFSZ, Arc::<AtomicBool>::default());
     let ran = CommandLine::try_parse().map_err(Failure::from).and_then(|command_line| match command_line.command {
         Command::Send(send) => send.run(),
     });

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::failure::Failure;
+use super::same_json::is_same;
 use super::server::Server;
 use crate::client::blocking::UdpClient;
+use crate::client::link::max_payload;
 use crate::printable::Printable;
-use crate::protocol::{BytesProtocol, MAX_PAYLOAD_IPV6};
+use crate::protocol::BytesProtocol;
 use crate::serializer::RawJson;
 
 /// How much of an error's text is repeated, in characters.
@@ -35,22 +39,23 @@ pub(super) struct Send {
 
 impl Send {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let packet = self.packet()?;
-        let (address, reply) = self.ask(&self.server.addresses()?, &packet)?;
+        let addresses = self.server.addresses()?;
+        let packet = self.packet(addresses.iter().copied().map(max_payload).max().unwrap_or(0))?;
+        let (address, reply) = self.ask(&addresses, &packet)?;
         let lines = format!("Sent:     {}\nReceived: {}\n", printable(&packet), printable(&reply));
         let mut output = io::stdout().lock();
         output.write_all(lines.as_bytes()).and_then(|()| output.flush()).map_err(Failure::WriteOutput)?;
-        judge(address, &packet, &reply)
+        judge(self.server.show(address), &packet, &reply)
     }
 
-    fn packet(&self) -> Result<Bytes, Failure> {
+    /// What to send; standard input is read up to this limit.
+    fn packet(&self, limit: usize) -> Result<Bytes, Failure> {
         match self.json.as_deref() {
             Some("-") => {
                 let mut input = Vec::new();
-                // One byte more than any datagram carries says enough of what may never end.
-                let limited = &mut io::stdin().lock().take(MAX_PAYLOAD_IPV6 as u64 + 1);
+                // One byte more than a datagram carries says enough of what may never end.
+                let limited = &mut io::stdin().lock().take(limit as u64 + 1);
                 limited.read_to_end(&mut input).map_err(Failure::ReadInput)?;
-                let limit = MAX_PAYLOAD_IPV6;
                 if input.len() <= limit { Ok(input.into()) } else { Err(Failure::InputTooLarge { limit }) }
             }
             Some(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
@@ -78,7 +83,7 @@ impl Send {
             client.send_packet(packet.clone())?;
             client.recv_packet_within(self.wait)
         };
-        ask().map_err(|error| Failure::of_client(error, address, self.wait))
+        ask().map_err(|error| Failure::of_client(error, self.server.show(address), self.wait))
     }
 }
 
@@ -88,20 +93,32 @@ fn printable(bytes: &Bytes) -> Printable<'_> {
 }
 
 /// Accepts the reply when it is what was sent, though a server may write the same JSON differently.
-fn judge(address: SocketAddr, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
-    let value = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).ok();
-    let received = value(reply);
-    if reply == packet || received.is_some() && received == value(packet) {
-        return Ok(());
+fn judge(address: String, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
+    let json = serde_json::from_slice::<&RawValue>;
+    match (json(packet), json(reply)) {
+        _ if reply == packet => Ok(()),
+        (Ok(sent), Ok(received)) if is_same(sent, received) => Ok(()),
+        (_, Ok(received)) => Err(match error_text(received) {
+            Some(text) => Failure::ErrorReply { address, text },
+            None => Failure::Different { address },
+        }),
+        (Ok(_), Err(source)) => Err(Failure::InvalidReply { address, source: source.into() }),
+        (Err(_), Err(_)) => Err(Failure::Different { address }),
     }
-    if let Some(text) = received.as_ref().and_then(|value| value.get("error")).and_then(Value::as_str) {
-        let text = Printable::raw(text.as_bytes()).limit(ERROR_TEXT).to_string();
-        return Err(Failure::ErrorReply { address, text });
+}
+
+/// What `{"error":"TEXT"}` says, escaped as the line `Received:` shows it.
+fn error_text(reply: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct ErrorReply<'a> {
+        #[serde(borrow)]
+        error: &'a RawValue,
     }
-    match RawJson::parse(reply.clone()) {
-        Err(source) if RawJson::parse(packet.clone()).is_ok() => Err(Failure::InvalidReply { address, source }),
-        _ => Err(Failure::Different { address }),
-    }
+    let error = serde_json::from_str::<ErrorReply>(reply.get()).ok()?.error.get();
+    let open = error.strip_suffix('"')?;
+    // The opening quote makes it a string, within which blanks stay as they are.
+    let shown = Printable::json(open.as_bytes()).limit(ERROR_TEXT + 1).to_string();
+    shown.strip_prefix('"').map(String::from)
 }
 
 /// A time in seconds: more than 0, at most a day.

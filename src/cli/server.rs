@@ -7,6 +7,9 @@ use clap::{Args, ValueHint};
 use super::failure::Failure;
 use crate::client::Family;
 
+/// Where localhost is.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+
 /// Which server.
 #[derive(Debug, Args)]
 pub(super) struct Server {
@@ -28,17 +31,45 @@ impl Server {
     /// The addresses to try, in order; at least one.
     pub(super) fn addresses(&self) -> Result<Vec<SocketAddr>, Failure> {
         let family = self.family();
-        let resolved = (self.host.as_str(), self.port).to_socket_addrs();
-        let resolved = resolved.map_err(|source| Failure::Resolve { host: self.host.clone(), source })?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
-        for address in resolved.filter(|&address| family.is_none_or(|family| family.includes(address))) {
-            if !addresses.contains(&address) {
+        for address in self.resolve()? {
+            if family.is_none_or(|family| family.includes(address)) && !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
-        let Some(&first) = addresses.first() else { return Err(self.no_address()) };
-        addresses.retain(|address| is_unicast(address.ip()));
-        if addresses.is_empty() { Err(Failure::NotUnicast { address: first }) } else { Ok(addresses) }
+        let refusal = addresses.first().and_then(|&first| self.refusal(first));
+        addresses.retain(|&address| self.refusal(address).is_none());
+        if addresses.is_empty() { Err(refusal.unwrap_or_else(|| self.no_address())) } else { Ok(addresses) }
+    }
+
+    /// All addresses of the host. Where the resolver does not know localhost, it is this host (RFC 6761 s6.3).
+    fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
+        match (self.host.as_str(), self.port).to_socket_addrs() {
+            Ok(addresses) => Ok(addresses.collect()),
+            Err(_) if self.host.eq_ignore_ascii_case("localhost") => {
+                Ok(LOOPBACK.map(|ip| SocketAddr::new(ip, self.port)).into())
+            }
+            Err(source) => Err(Failure::Resolve { host: self.host.clone(), source }),
+        }
+    }
+
+    /// The reason why this address cannot be a server's, if there is one.
+    fn refusal(&self, address: SocketAddr) -> Option<Failure> {
+        match address {
+            _ if !is_unicast(address.ip()) => Some(Failure::NotUnicast { address: self.show(address) }),
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+                Some(Failure::NoInterface { ip: address.ip() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The address as a user knows it: with the interface that was typed, where the socket has its index.
+    pub(super) fn show(&self, address: SocketAddr) -> String {
+        match (address, self.host.split_once('%')) {
+            (SocketAddr::V6(v6), Some((_, interface))) => format!("[{}%{interface}]:{}", v6.ip(), v6.port()),
+            _ => address.to_string(),
+        }
     }
 
     /// The failure of a host without an address that may be used.
@@ -71,16 +102,17 @@ fn host(text: &str) -> Result<String, String> {
     if let Some(bracketed) = text.strip_prefix('[') {
         return match bracketed.split_once(']') {
             Some((address, "")) if is_ipv6(address) => Ok(address.into()),
-            Some((address, rest)) if is_ipv6(address) => match rest.strip_prefix(':') {
+            Some((address, rest)) if is_ipv6(address) => match rest.strip_prefix(':').filter(|port| !port.is_empty()) {
                 Some(port) => split(address, port),
                 None => Err(format!("`{rest}` follows the brackets")),
             },
             _ => Err("expected an IPv6 address in brackets".into()),
         };
     }
-    match text.split_once(':') {
-        Some((host, port)) if !port.contains(':') => split(host, port),
-        _ => Ok(text.into()),
+    match text.split_once(':').filter(|(_, port)| !port.contains(':')) {
+        Some(("", _) | (_, "")) => Err("expected a name or an address alone".into()),
+        Some((host, port)) => split(host, port),
+        None => Ok(text.into()),
     }
 }
 
@@ -99,6 +131,8 @@ mod tests {
             ("localhost", "localhost"),
             ("192.0.2.1", "192.0.2.1"),
             ("::1", "::1"),
+            ("::", "::"),
+            ("fe80::", "fe80::"),
             ("[::1]", "::1"),
             ("fe80::1%eth0", "fe80::1%eth0"),
             ("[fe80::1%eth0]", "fe80::1%eth0"),
@@ -114,6 +148,10 @@ mod tests {
             ("[]", "expected an IPv6 address in brackets"),
             ("[127.0.0.1]", "expected an IPv6 address in brackets"),
             ("[::1]9000", "`9000` follows the brackets"),
+            ("[::1]:", "`:` follows the brackets"),
+            (":9000", "expected a name or an address alone"),
+            (":", "expected a name or an address alone"),
+            ("localhost:", "expected a name or an address alone"),
         ] {
             let error = host(text).unwrap_err();
             assert!(error.ends_with(named), "{text}: {error}");

@@ -56,14 +56,18 @@ impl<S> Link<S> {
 
     /// Refuses what no datagram to this server can carry.
     pub(super) fn check_size(&self, datagram: &Bytes) -> Result<(), ClientError> {
-        let limit = if self.server.ip().to_canonical().is_ipv4() { MAX_PAYLOAD_IPV4 } else { MAX_PAYLOAD_IPV6 };
-        let size = datagram.len();
+        let (size, limit) = (datagram.len(), max_payload(self.server));
         if size <= limit { Ok(()) } else { Err(ClientError::TooLarge { size, limit }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<S>>> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The most bytes that a datagram to this address carries.
+pub(crate) fn max_payload(server: SocketAddr) -> usize {
+    if server.ip().to_canonical().is_ipv4() { MAX_PAYLOAD_IPV4 } else { MAX_PAYLOAD_IPV6 }
 }
 
 /// Receives the datagram that waits in the socket, of any size, and keeps it at its own.

@@ -7,7 +7,7 @@ mod asynchronous;
 pub mod blocking;
 mod connect;
 mod error;
-mod link;
+pub(crate) mod link;
 
 pub use asynchronous::UdpClient;
 pub use connect::{ConnectOptions, Family};

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::pipe;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -85,7 +86,13 @@ fn a_reply_other_than_what_was_sent_is_shown_and_exits_1() {
         ("[1]", b"[1,1]", "[1,1]", "the reply from 127.0.0.1:P differs from what was sent"),
         ("{1\0\\", b"{1\0", r"{1\x00", "the reply from 127.0.0.1:P differs from what was sent"),
         ("[1]", b"{\"error\":\"\x1b\xc3\xa9!\"}", r#"{"error":"\x1b\xc3\xa9!"}"#, "invalid reply from 127.0.0.1:P"),
-        ("[1]", br#"{"error":"\u001b!"}"#, r#"{"error":"\u001b!"}"#, r"127.0.0.1:P replied with an error: \x1b!"),
+        ("[1]", br#"{"error":"\u001b!"}"#, r#"{"error":"\u001b!"}"#, r"127.0.0.1:P replied with an error: \u001b!"),
+        (
+            "[1]",
+            "{\"error\":\"x\u{202e}  y\"}".as_bytes(),
+            r#"{"error":"x\u202e  y"}"#,
+            r"127.0.0.1:P replied with an error: x\u202e  y",
+        ),
     ] {
         let (port, server) = replying(reply);
         let words = ["send", "--host", "127.0.0.1", "--port", &port, "--json", "-"];
@@ -100,9 +107,26 @@ fn a_reply_other_than_what_was_sent_is_shown_and_exits_1() {
 }
 
 #[test]
+fn json_with_other_digits_members_or_order_exits_1() {
+    for (sent, reply) in [
+        (r#"{"t":0.1}"#, r#"{"t":0.1000000000000000055511151231257827}"#),
+        (r#"{"id":1.0000000000000000001}"#, r#"{"id":1.0000000000000000002}"#),
+        (r#"{"a":1}"#, r#"{"a":1.0}"#),
+        (r#"{"a":1}"#, r#"{"a":9,"a":1}"#),
+        (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#),
+    ] {
+        let (port, server) = replying(reply.as_bytes());
+        let finished = send(&["--host", "127.0.0.1", "--port", &port, "--json", sent]);
+        server.join().unwrap();
+        let expected = format!("echo-udp: the reply from 127.0.0.1:{port} differs from what was sent");
+        assert_eq!((finished.code(), &*finished.err), (Some(1), &*expected), "{finished:?}");
+    }
+}
+
+#[test]
 fn the_same_json_written_differently_is_what_was_sent() {
-    let (port, server) = replying(r#"{ "b": "\u00e9", "a": [1.50] }"#.as_bytes());
-    let words = ["--host", "127.0.0.1", "--port", &port, "--json", "{\"a\":[1.5],\"b\":\"\u{e9}\"}"];
+    let (port, server) = replying(b"{ \"b\": \"\\u00e9\", \"a\": [1.50] }\n");
+    let words = ["--host", "127.0.0.1", "--port", &port, "--json", "{\"b\":\"\u{e9}\",\"a\":[1.50]}"];
     send(&words).success();
     server.join().unwrap();
 }
@@ -156,6 +180,8 @@ fn what_cannot_even_be_sent_exits_2() {
     let long = "x".repeat(70_000);
     for (words, expected) in [
         (&["--host", "no such host.invalid", "x"][..], "echo-udp: resolve no such host.invalid: "),
+        (&["--host", "no\nsuch\u{202e}host.invalid", "x"], r"echo-udp: resolve no\x0asuch\xe2\x80\xaehost.invalid: "),
+        (&["--host", "fe80::1", "x"], "echo-udp: a link-local address needs its interface: fe80::1%eth0"),
         (&["--host", "127.0.0.1", "-6", "x"], "echo-udp: 127.0.0.1 has no IPv6 address"),
         (&["--host", "224.0.0.1", "x"], "echo-udp: 224.0.0.1:9000 is not a unicast address"),
         (&["--host", "::ffff:224.0.0.1", "x"], "echo-udp: [::ffff:224.0.0.1]:9000 is not a unicast address"),
@@ -167,6 +193,14 @@ fn what_cannot_even_be_sent_exits_2() {
             "error: invalid value '127.0.0.1:9000' for '--host <HOST>': the port has ",
         ),
         (&["--host", "[::1]:9000", "x"], "error: invalid value '[::1]:9000' for '--host <HOST>': the port has "),
+        (
+            &["--host", ":9000", "x"],
+            "error: invalid value ':9000' for '--host <HOST>': expected a name or an address alone\n",
+        ),
+        (
+            &["--host", "localhost:", "x"],
+            "error: invalid value 'localhost:' for '--host <HOST>': expected a name or an address alone\n",
+        ),
         (&["--json", "1", "word"], "error: the argument '--json <TEXT>' cannot be used with '[WORD]...'\n"),
         (&["-W", "0", "x"], "error: invalid value '0' for '-W <SECONDS>'"),
         (&["--port", "0", "x"], "error: invalid value '0' for '--port <PORT>'"),
@@ -180,13 +214,31 @@ fn what_cannot_even_be_sent_exits_2() {
 
 #[test]
 fn an_input_without_end_is_too_large_and_takes_no_memory() {
-    let script = "ulimit -v 1000000; exec \"$0\" send --host 127.0.0.1 --json -";
-    let command = &mut Command::new("sh");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_echo-udp")]).stdin(File::open("/dev/zero").unwrap());
-    let finished = command.output().unwrap();
-    assert_eq!(finished.status.code(), Some(2), "{finished:?}");
-    let expected = "echo-udp: standard input is more than 65527 bytes, the most that a datagram carries\n";
-    assert_eq!(String::from_utf8(finished.stderr).unwrap(), expected);
+    let script = "ulimit -v 1000000; exec \"$0\" send --host \"$1\" --json -";
+    for (host, limit) in [("127.0.0.1", 65507), ("::ffff:127.0.0.1", 65507), ("::1", 65527)] {
+        let command = &mut Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_echo-udp"), host]).stdin(File::open("/dev/zero").unwrap());
+        let finished = command.output().unwrap();
+        assert_eq!(finished.status.code(), Some(2), "{finished:?}");
+        let expected =
+            format!("echo-udp: standard input is more than {limit} bytes, the most that a datagram carries\n");
+        assert_eq!(String::from_utf8(finished.stderr).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_file_at_its_size_limit_is_an_error_of_writing() {
+    let daemon = Daemon::start();
+    let file = temporary_file("output", "");
+    let script = "ulimit -f 0; file=$1; shift; exec \"$0\" \"$@\" >\"$file\"";
+    let send = ["send", "--port", &daemon.port().to_string(), "x"];
+    for words in [&["--help"][..], &["--version"], &send] {
+        let command = &mut Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_echo-udp"), file.to_str().unwrap()]).args(words);
+        let finished = run(command);
+        let expected = "echo-udp: write standard output: File too large (os error 27)";
+        assert_eq!((finished.code(), &*finished.err), (Some(2), expected), "{words:?}");
+    }
 }
 
 #[test]
@@ -245,6 +297,49 @@ fn a_dead_address_of_a_name_falls_back_to_the_next() {
         let finished = run(Command::new("unshare").args(["--mount", "sh", "-ec", &script]));
         assert_eq!((finished.code(), finished.out.lines().count()), (Some(0), 2), "{living}: {finished:?}");
     }
+}
+
+#[test]
+fn localhost_is_this_host_where_no_resolver_knows_it() {
+    let sources_are_named = Path::new("/etc/nsswitch.conf").exists();
+    need!(is_root() && has_program("unshare") && sources_are_named, "root, unshare and nsswitch.conf(5)");
+    let hosts = temporary_file("hosts", "");
+    let sources = temporary_file("nsswitch.conf", "hosts: files\n");
+    let mut listeners = vec!["127.0.0.1:0"];
+    if provided(has_ipv6(), "IPv6 on loopback") {
+        listeners.push("[::1]:0");
+    }
+    for living in listeners {
+        let daemon = DaemonCommand::default().listen(living).start();
+        let send = format!("{} send --port {} x", env!("CARGO_BIN_EXE_echo-udp"), daemon.port());
+        let script = format!(
+            "mount --bind {} /etc/hosts; mount --bind {} /etc/nsswitch.conf; \
+             if getent hosts localhost; then exit 9; fi; {send}; {send} --host LocalHost",
+            hosts.display(),
+            sources.display(),
+        );
+        let finished = run(Command::new("unshare").args(["--mount", "sh", "-ec", &script]));
+        assert_eq!((finished.code(), finished.out.lines().count()), (Some(0), 4), "{living}: {finished:?}");
+    }
+}
+
+#[test]
+fn an_interface_is_shown_as_it_was_typed() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let host = Namespace::new();
+    host.ip("address add fe80::1/64 dev lo nodad");
+    for typed in ["fe80::1%lo", "fe80::1%1", "[fe80::1%lo]"] {
+        let words = ["netns", "exec", host.name(), env!("CARGO_BIN_EXE_echo-udp"), "send", "--host", typed];
+        let finished = run(Command::new("ip").args(words));
+        let shown = typed.trim_matches(['[', ']']);
+        let expected = format!("echo-udp: connection refused by [{shown}]:9000 (nothing is listening there)");
+        assert_eq!((finished.code(), &*finished.err), (Some(1), &*expected));
+    }
+    host.ip("link set lo down");
+    let words = ["netns", "exec", host.name(), env!("CARGO_BIN_EXE_echo-udp"), "send", "--host", "fe80::1%lo"];
+    let finished = run(Command::new("ip").args(words));
+    assert_eq!(finished.code(), Some(2), "{finished:?}");
+    assert!(finished.err.starts_with("echo-udp: connect to [fe80::1%lo]:9000: "), "{finished:?}");
 }
 
 #[test]
