@@ -462,6 +462,12 @@ mod tests {
             assert_eq!((first, second), (60, 0), "{pair:?}");
         }
         assert_eq!(passed(&gate, "[2002:c000:202:1::1]:40000", "2001:db8::9"), 60, "another IPv4 address");
+        // A prefix that is shorter than that holds for them too.
+        let mut wider = limited(1, 60);
+        wider.rate_limit.ipv6_prefix = 40;
+        let gate = Gate::new(Arc::new(Admission::new([], &wider)));
+        let sources = ["2002:c000:201::1", "2002:c000:2ff::1"];
+        assert_eq!(sources.map(|ip| passed(&gate, &format!("[{ip}]:40000"), "2001:db8::9")), [60, 0]);
         assert_eq!(passed(&gate, "[fe80::1%2]:40000", "fe80::9"), 60, "another link");
     }
 

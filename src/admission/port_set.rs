@@ -47,7 +47,7 @@ mod tests {
             let mut set = PortSet::default();
             let ranges: Vec<_> = ranges
                 .into_iter()
-                .map(|(first, length, to_the_end)| first..=if to_the_end { u16::MAX } else { first.saturating_add(length) })
+                .map(|(first, length, is_open)| first..=if is_open { u16::MAX } else { first.saturating_add(length) })
                 .collect();
             ranges.iter().for_each(|range| set.insert(range));
             for port in 0..=u16::MAX {

@@ -274,8 +274,8 @@ pub(super) fn exempt(live: &Reloadable) {
     if !exempt.is_empty() {
         tracing::warn!(
             message_id = message::EXEMPT,
-            "exempt from the rate limit, and so is anyone who can spoof their addresses: {}; an echo service there could \
-             loop with this one at full speed",
+            "exempt from the rate limit, and so is anyone who can spoof their addresses: {}; an echo service there \
+             could loop with this one at full speed",
             first_few(exempt.iter().map(ToString::to_string), ADDRESSES_SHOWN)
         );
     }

@@ -172,7 +172,7 @@ fn families_here(address: SocketAddr) -> Families {
 /// Returns whether no interface has an IPv6 address, loopback included; the sysctl disable_ipv6 is invisible in a
 /// sandbox.
 fn has_no_ipv6_address() -> bool {
-    std::fs::read("/proc/self/net/if_inet6").is_ok_and(|addresses| addresses.is_empty())
+    std::fs::read("/proc/thread-self/net/if_inet6").is_ok_and(|addresses| addresses.is_empty())
 }
 
 fn is_ipv6_wildcard(address: SocketAddr) -> bool {
@@ -201,4 +201,44 @@ fn prepare(socket: Socket, target: Target, options: &SocketOptions, group: Group
     // It would also let replies leave from an address that is not the host's.
     free_bind(&socket, address, false)?;
     finish(socket, address, families, options)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::options::{get_integer, set_integer};
+    use super::*;
+
+    /// What a parent may have turned on, by level and number: read in the kernel's headers, not from our own tables.
+    const LEFT_ON: [(i32, &[i32]); 4] = [
+        // SO_REUSEADDR, DONTROUTE, BROADCAST, NO_CHECK, TIMESTAMP, TIMESTAMPNS, RXQ_OVFL, WIFI_STATUS
+        (1, &[2, 5, 6, 11, 29, 35, 40, 41]),
+        // IP_RECVOPTS, RETOPTS, RECVERR, RECVTTL, RECVTOS, PASSSEC, RECVORIGDSTADDR, CHECKSUM, RECVFRAGSIZE
+        (0, &[6, 7, 11, 12, 13, 18, 20, 23, 25]),
+        // IPV6_2292PKTINFO .. 2292HOPLIMIT, FLOWINFO, RECVERR, RECVHOPLIMIT, RECVHOPOPTS, RECVRTHDR, RECVDSTOPTS,
+        // RECVPATHMTU, DONTFRAG, RECVTCLASS, RECVORIGDSTADDR, RECVFRAGSIZE
+        (41, &[2, 3, 4, 5, 8, 11, 25, 51, 53, 56, 58, 60, 62, 66, 74, 77]),
+        // UDP_CORK, NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO
+        (17, &[1, 101, 102, 103, 104]),
+    ];
+
+    #[test]
+    fn what_a_parent_left_on_is_off_after_adoption() {
+        let socket = UdpSocket::bind("[::1]:0").unwrap();
+        let every = || LEFT_ON.iter().flat_map(|&(level, options)| options.iter().map(move |&option| (level, option)));
+        let mut on = Vec::new();
+        for (level, option) in every() {
+            // Some need a privilege, or a kernel that has them.
+            if set_integer(socket.as_fd(), level, option, 1).is_ok()
+                && get_integer(socket.as_fd(), level, option).is_ok_and(|value| value != 0)
+            {
+                on.push((level, option));
+            }
+        }
+        assert!(on.len() > 25, "{on:?}");
+        let adopted = adopt(socket, &SocketOptions::default()).unwrap();
+        on.retain(|&(level, option)| get_integer(adopted.socket.as_fd(), level, option).unwrap() != 0);
+        assert_eq!(on, [], "still on, by level and number");
+    }
 }

@@ -198,7 +198,7 @@ const IPV6_OPTIONS: [IntegerOption; 3] = [
     ("IPV6_MULTICAST_ALL", libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0),
 ];
 
-fn set_integer(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+pub(super) fn set_integer(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
     set_option(socket, level, option, &value.to_ne_bytes())
 }
 
@@ -208,6 +208,16 @@ fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> 
         libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads an option that is a number.
+#[cfg(test)]
+pub(super) fn get_integer(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<i32> {
+    let (mut value, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: the value is writable for the length that the kernel is told, and any bytes are a valid integer.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 pub(super) fn set(

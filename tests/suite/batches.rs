@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use crate::harness::namespace::Namespace;
+use crate::harness::process::Counters;
 use crate::harness::{DEADLINE, Daemon, DaemonCommand, ask, has_program, is_silent, need, receive, sh, wait_for};
 
 /// A server host and a client host with ten addresses a family.
@@ -91,29 +92,51 @@ fn a_source_address_that_vanished_costs_only_its_own_clients_the_reply() {
     one_batch(&mut daemon, &hosts, asked, vanish, &asks_second);
 }
 
-/// Lets 64 requests of 1000 bytes wait, and then be answered over a link of this rate with a send buffer of a few
-/// replies.
-fn answer_over_a_slow_link(rate: &str) -> (Daemon, usize) {
-    let (server, client_host) = hosts();
-    let shape = format!("tc qdisc add dev veth0 root tbf rate {rate} burst 3kb limit 1mb");
-    sh(format!("ip netns exec {} {shape}", server.name())).success();
-    let settings = "send-buffer-bytes = 4096\n[log]\nrequests = false";
-    let mut daemon = DaemonCommand::default().within(&server).settings(settings).start();
-    let to = daemon.at("10.99.0.1");
-    let datagram = format!("\"{}\"", "x".repeat(998));
-    // The neighbours know each other.
-    let client = client_host.run(|| client("10.99.9.10", to));
-    assert_eq!(ask(&client, b"0"), b"0");
-    daemon.process.freeze();
-    (0..64).for_each(|_| assert_eq!(client.send(datagram.as_bytes()).unwrap(), 1000));
-    daemon.process.signal("CONT");
-    let counters = wait_for("all of them", || {
-        Some(daemon.counters()).filter(|counters| counters.of("received") == 65 && counters.of("handled") == 65)
-    });
-    counters.assert_balance();
-    let replies = (0..counters.of("echoed") - 1).map(|_| receive(&client));
-    assert!(replies.map(|reply| assert_eq!(reply, datagram.as_bytes())).count() <= 64);
-    (daemon, counters.of("echoed") as usize - 1)
+/// A daemon behind a link of this rate, with a send buffer of a few replies, and a client whom it knows.
+struct SlowLink {
+    daemon: Daemon,
+    client: UdpSocket,
+    _hosts: (Namespace, Namespace),
+}
+
+impl SlowLink {
+    fn new(rate: &str, wrapper: &[&str]) -> Self {
+        let hosts = hosts();
+        let shape = format!("tc qdisc add dev veth0 root tbf rate {rate} burst 3kb limit 1mb");
+        sh(format!("ip netns exec {} {shape}", hosts.0.name())).success();
+        let settings = "send-buffer-bytes = 4096\n[log]\nrequests = false\n[rate-limit]\nper-second = 0";
+        let daemon = DaemonCommand::default().within(&hosts.0).wrapped(wrapper).settings(settings).start();
+        let to = daemon.at("10.99.0.1");
+        let client = hosts.1.run(|| client("10.99.9.10", to));
+        assert_eq!(ask(&client, b"0"), b"0");
+        Self { daemon, client, _hosts: hosts }
+    }
+
+    /// Lets 64 numbered requests of 1000 bytes wait, and the daemon answer them.
+    fn send_at_once(&self) {
+        self.daemon.process.freeze();
+        for number in 0..64 {
+            let datagram = format!("{number:<1000}");
+            assert_eq!(self.client.send(datagram.as_bytes()).unwrap(), 1000);
+        }
+        self.daemon.process.signal("CONT");
+    }
+
+    /// Waits until all are handled; how many got a reply, each whole and in order.
+    fn replies(&mut self) -> usize {
+        let daemon = &mut self.daemon;
+        let counters = wait_for("all of them", || Some(daemon.counters()).filter(|now| now.of("handled") == 65));
+        counters.assert_balance();
+        let numbers: Vec<usize> = (0..counters.of("echoed") - 1)
+            .map(|_| {
+                let reply = receive(&self.client);
+                assert_eq!(reply.len(), 1000);
+                String::from_utf8(reply).unwrap().trim_end().parse().unwrap()
+            })
+            .collect();
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        numbers.len()
+    }
 }
 
 #[test]
@@ -121,8 +144,12 @@ fn replies_wait_for_a_slow_link_and_none_is_lost() {
     need!(Namespace::possible() && has_program("tc"), "root, ip and tc");
     // 64 kB take 6.5 ms. A busy machine may keep the worker waiting for longer than a reply may wait, but not each
     // time.
-    let replies: Vec<_> =
-        (0..5).map(|_| answer_over_a_slow_link("80mbit").1).take_while(|&replies| replies < 64).collect();
+    let replies = || {
+        let mut link = SlowLink::new("80mbit", &[]);
+        link.send_at_once();
+        link.replies()
+    };
+    let replies: Vec<_> = (0..5).map(|_| replies()).take_while(|&replies| replies < 64).collect();
     assert!(replies.len() < 5, "{replies:?}");
 }
 
@@ -130,9 +157,57 @@ fn replies_wait_for_a_slow_link_and_none_is_lost() {
 fn replies_that_a_link_is_too_slow_for_are_dropped_and_the_log_says_why() {
     need!(Namespace::possible() && has_program("tc"), "root, ip and tc");
     // 64 kB take more than half a second.
-    let (mut daemon, replies) = answer_over_a_slow_link("800kbit");
+    let mut link = SlowLink::new("800kbit", &[]);
+    link.send_at_once();
+    let replies = link.replies();
     assert!((1..64).contains(&replies), "{replies}");
-    assert_eq!(daemon.counters().of("dropped_send_buffer") as usize, 64 - replies);
-    let line = daemon.wait_for_line("replies that found no room in the send buffer (send_buffer) in the last second");
+    assert_eq!(link.daemon.counters().of("dropped_send_buffer") as usize, 64 - replies);
+    let text = "replies that found no room in the send buffer (send_buffer) in the last second";
+    let line = link.daemon.wait_for_line(text);
     assert!(line.contains("e.g. 10.99.9.10:") && line.contains("FORGED NEIGHBOURS in echo-udpd(8)"), "{line}");
+}
+
+#[test]
+fn replies_that_wait_when_the_daemon_stops_are_sent_or_counted() {
+    need!(Namespace::possible() && has_program("tc"), "root, ip and tc");
+    let link = SlowLink::new("800kbit", &[]);
+    link.send_at_once();
+    let finished = link.daemon.stop();
+    assert_eq!(finished.code(), Some(0));
+    let totals = Counters::parse(finished.err.lines().last().unwrap());
+    totals.assert_balance();
+    assert_eq!(totals.of("echoed") + totals.of("dropped_send_buffer"), totals.of("handled"), "{totals:?}");
+}
+
+#[test]
+fn replies_that_wait_when_a_worker_is_restarted_are_counted() {
+    need!(Namespace::possible() && has_program("tc") && has_program("strace"), "root, ip, tc and strace");
+    let fails = ["-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=ENOMEM:when=20+20"];
+    let mut link = SlowLink::new("800kbit", &[&["strace", "-f", "-q", "-o", "/dev/null"][..], &fails].concat());
+    for _ in 0..1000 {
+        link.client.send(&[b'1'; 1000]).unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(300));
+    }
+    link.daemon.wait_for_line("a worker failed");
+    link.daemon.process.end_child();
+    let finished = link.daemon.process.finish();
+    let totals = Counters::parse(finished.err.lines().last().unwrap());
+    assert!(totals.of("dropped_send_buffer") > 0, "{totals:?}");
+    totals.assert_balance();
+}
+
+#[test]
+fn no_datagram_is_left_waiting_however_many_come_at_once() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    let hosts = hosts();
+    let settings = "[rate-limit]\nper-second = 0\n[log]\nrequests = false";
+    let daemon = DaemonCommand::default().within(&hosts.0).settings(settings).start();
+    let to = daemon.at("10.99.0.1");
+    let client = hosts.1.run(|| client("10.99.9.10", to));
+    // A wake-up that was missed showed after some hundred rounds.
+    for round in 0..1500 {
+        let count = 1 + round % 120;
+        (0..count).for_each(|_| assert_eq!(client.send(b"1").unwrap(), 1));
+        (0..count).for_each(|_| assert_eq!(receive(&client), b"1"));
+    }
 }

@@ -596,3 +596,63 @@ fn a_stream_or_unbound_socket_is_not_adopted() {
     let tcp = UdpSocket::from(std::os::fd::OwnedFd::from(tcp));
     assert!(UdpServer::from_socket(tcp, BytesProtocol::default(), Failing).is_err());
 }
+
+#[test]
+fn a_flood_leaves_turns_to_the_other_tasks_of_its_runtime() {
+    let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), EchoRequestHandler::<Bytes>::new()).unwrap();
+    let handle = server.handle();
+    let client = connected(server.local_addresses()[0]);
+    // They wait in the socket, so that the server never has to wait for one.
+    (0..200).for_each(|_| assert_eq!(client.send(b"1").unwrap(), 1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let most = runtime.block_on(async {
+        let serving = tokio::spawn(server.serve());
+        let (mut most, mut before) = (0, 0);
+        while before < 200 {
+            let now = handle.stats().received;
+            most = most.max(now - before);
+            before = now;
+            tokio::task::yield_now().await;
+        }
+        handle.shutdown();
+        serving.await.unwrap().unwrap();
+        most
+    });
+    assert!(most <= 64, "{most} between two turns");
+}
+
+/// Lets threads send to one client for as long as the server runs.
+struct Streaming;
+
+impl DatagramRequestHandler<BytesProtocol> for Streaming {
+    async fn handle(
+        &self,
+        client: Client<BytesProtocol>,
+        mut requests: Requests<BytesProtocol>,
+    ) -> Result<(), HandlerError> {
+        let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
+        if packet == "stream" {
+            for _ in 0..2 {
+                let (client, packet) = (client.clone(), packet.clone());
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    while runtime.block_on(client.send_packet(packet.clone())).is_ok() {}
+                });
+            }
+        } else {
+            client.send_packet(packet).await?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn handlers_that_send_from_elsewhere_without_end_do_not_keep_a_worker_from_receiving() {
+    let server = serve(Streaming);
+    client_of(server.handle()).send(b"stream").unwrap();
+    let client = client_of(server.handle());
+    for number in 0..100 {
+        let packet = number.to_string();
+        assert_eq!(ask(&client, packet.as_bytes()), packet.as_bytes());
+    }
+}

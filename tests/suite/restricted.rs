@@ -5,6 +5,8 @@
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use echo_udpd::socket::{Families, SocketOptions, Target, adopt, bind};
+
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
 use crate::harness::{
@@ -134,6 +136,14 @@ fn a_host_with_ipv6_switched_off_is_not_said_to_be_served_over_ipv6() {
     daemon.wait_for_line("listening on [::]:9000 (IPv4; this host has no IPv6 address)");
     let server = daemon.at("127.0.0.1");
     assert_eq!(host.run(|| ask(&connected(server), b"1")), b"1");
+    host.run(|| {
+        // A socket that was kept is known again, and one that was handed over is described alike.
+        let address = "[::]:9001".parse().unwrap();
+        let [bound] = bind(address, &SocketOptions::default()).unwrap().try_into().unwrap();
+        assert!(Target::of(address).unwrap().is_of(&bound.socket));
+        let adopted = adopt(bound.socket, &SocketOptions::default()).unwrap();
+        assert_eq!(adopted.families, Families::NoIpv6Address);
+    });
 }
 
 #[test]
