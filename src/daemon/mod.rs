@@ -41,9 +41,6 @@ use self::systemd::sockets::{InheritError, Inherited};
 use crate::protocol::{BytesProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
 
-/// How long the end of the process waits for the log's reader.
-const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
-
 /// How long the control thread may take to end when the daemon is asked to stop: longer than its own waits together.
 const STOPPED_WITHIN: Duration = Duration::from_secs(8);
 
@@ -101,7 +98,7 @@ fn supervise(requests: &Requests, inherited: Result<Inherited, InheritError>) ->
     wait_for_end(requests, &incoming)
 }
 
-/// Says how the control thread ended, also by a panic.
+/// Says how the control thread ended, also by a panic, whose own line is in the log by then.
 fn end_with(events: &Sender<Event>, run: impl FnOnce() -> u8) {
     let status = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         DaemonError::ControlPanicked.report(&ServiceManager::default());
@@ -179,12 +176,10 @@ fn run(
     let inherited = inherited?;
     let logging = Logging::start(loaded.settings.fixed().log_target, loaded.settings.log.level)?;
     let service = Service { inbox, manager, logging: &logging };
-    let ran = match loaded.settings.reply.protocol {
+    match loaded.settings.reply.protocol {
         Protocol::Json => service.run::<RawJson, RawJsonProtocol>(source, &loaded, inherited),
         Protocol::Raw => service.run::<Bytes, BytesProtocol>(source, &loaded, inherited),
-    };
-    logging.finish(LOG_WRITTEN_WITHIN);
-    ran
+    }
 }
 
 /// Root reads every file; the service, whose user is made for each run, only those that all may read.
