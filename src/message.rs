@@ -34,6 +34,8 @@ messages! {
     FAILED = "2d43fbe711324bb7b24a2f4678743c6d";
     /// Where the settings of the start come from.
     SETTINGS_READ = "165b66b7f8b64f068a4eefb992531dd2";
+    /// The settings file of the start is empty.
+    SETTINGS_EMPTY = "ef253f797027440d9d241d2b78ab84a7";
     /// The settings were read again and are in force.
     RELOADED = "1a3e8d3712f543deb6b6c510b092a51f";
     /// The settings could not be read again.

@@ -14,6 +14,7 @@ use super::settings::{InvalidJson, Reloadable, Settings};
 use super::systemd::ServiceManager;
 use super::systemd::sockets::{self, Inherited};
 use crate::handler::{EchoPacket, EchoRequestHandler};
+use crate::message;
 use crate::protocol::DatagramProtocol;
 use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
@@ -78,6 +79,9 @@ impl Service<'_> {
         // Before anything is served: the first line of the log names the address.
         let handle = server.handle();
         report::listeners(handle.listeners(), settings);
+        if let Some(path) = loaded.empty_file() {
+            tracing::warn!(message_id = message::SETTINGS_EMPTY, "{} is empty: using the defaults", path.display());
+        }
         report::settings_read(loaded);
         report::sockets(&socket_source, handle.listeners(), settings);
         report::workers(server.workers(), settings);
