@@ -72,6 +72,6 @@ messages! {
     WORKER_RESTARTED = "9ae0c32e73044b8093051f9e17f2c0c6";
     /// A socket could not be received from.
     RECEIVE_FAILED = "9297e72ccacb40f78fe9b84011198823";
-    /// The service manager could not be told of something.
-    UNTOLD = "2eff4c107c4a4fb19e9d6c3ea60ae735";
+    /// The service manager could not be notified of something.
+    NOTIFY_FAILED = "2eff4c107c4a4fb19e9d6c3ea60ae735";
 }

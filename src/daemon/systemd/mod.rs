@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use self::notify::{Message, Outbox, log_notify_error};
+use self::notify::{Message, Outbox, log_failure};
+use super::logging;
 
 /// The longest status line: a datagram of more than 4096 bytes is thrown away by systemd.
 const MAX_STATUS_BYTES: usize = 1024;
@@ -33,7 +34,10 @@ impl ServiceManager {
         if !is_supervised() {
             return Self::default();
         }
-        let outbox = Outbox::start().inspect_err(|error| log_notify_error(&"anything", error));
+        // There is no log yet.
+        let outbox = Outbox::start().inspect_err(|error| {
+            logging::warn_on_stderr(&format!("could not notify the service manager of anything: {error}"));
+        });
         Self { outbox: outbox.ok() }
     }
 
@@ -47,7 +51,7 @@ impl ServiceManager {
         match NotifyState::monotonic_usec_now() {
             Ok(NotifyState::MonotonicUsec(now)) => self.push(Message::Reloading(now)),
             Ok(_) => {}
-            Err(error) => log_notify_error(&"a reload", &error),
+            Err(error) => log_failure(&"a reload", &error),
         }
     }
 
@@ -72,12 +76,13 @@ impl ServiceManager {
 
     /// Keeps a socket until the service is stopped.
     pub(super) fn keep(&self, name: String, socket: BorrowedFd<'_>) {
-        if self.outbox.is_none() {
+        // sd-notify passes sockets only to a path, not to an abstract name.
+        if self.outbox.is_none() || notify::abstract_name().is_some() {
             return;
         }
         match socket.try_clone_to_owned() {
             Ok(socket) => self.push(Message::Keep(name, socket)),
-            Err(error) => log_notify_error(&format!("the socket {name}"), &error),
+            Err(error) => log_failure(&format!("the socket {name}"), &error),
         }
     }
 
