@@ -70,6 +70,8 @@ messages! {
     HANDLER_FAILED = "2e2556f7682548dc8f54d83e832785af";
     /// A worker was started anew.
     WORKER_RESTARTED = "9ae0c32e73044b8093051f9e17f2c0c6";
+    /// A worker gives no sign of life, and the watchdog is not fed.
+    WATCHDOG_NOT_FED = "a7c3e384f30245bbace3dc0fe0a0bb7a";
     /// A socket could not be received from.
     RECEIVE_FAILED = "9297e72ccacb40f78fe9b84011198823";
     /// The service manager could not be notified of something.

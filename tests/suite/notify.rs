@@ -4,7 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     DEADLINE, DaemonCommand, Running, ask, connected, has_program, need, run, temporary_file, temporary_folder,
@@ -212,6 +212,10 @@ fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
     manager.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let heard = manager.socket.recv(&mut [0; 100]);
     assert!(heard.is_err(), "{heard:?}");
+    let warning = daemon.wait_for_line("the watchdog is not fed");
+    assert!(warning.contains("WARN a worker has given no sign of life for "), "{warning}");
     daemon.process.end_child();
-    assert_eq!(daemon.process.finish().code(), Some(0));
+    let finished = daemon.process.finish();
+    assert_eq!(finished.code(), Some(0));
+    assert_eq!(finished.err.matches("the watchdog is not fed").count(), 1, "{}", finished.err);
 }

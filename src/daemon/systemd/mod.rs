@@ -19,6 +19,9 @@ use super::logging;
 /// The longest status line: a datagram of more than 4096 bytes is thrown away by systemd.
 const MAX_STATUS_BYTES: usize = 1024;
 
+/// The shortest interval between two signs of life.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
 /// How long the end of the process waits for messages to be sent.
 const SENT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -107,7 +110,13 @@ impl ServiceManager {
 
 /// How often the service manager wants to hear that the service answers: half of WatchdogSec=; `None` = not at all.
 pub(super) fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    sd_notify::watchdog_enabled().and_then(interval_for)
+}
+
+/// The interval for a time limit: none for the invalid 0 (sd_watchdog_enabled(3)), and never so short that keeping it
+/// is all that gets done.
+fn interval_for(limit: Duration) -> Option<Duration> {
+    (!limit.is_zero()).then(|| (limit / 2).max(SHORTEST_INTERVAL))
 }
 
 /// Returns whether a service manager wants to be notified.
@@ -129,6 +138,12 @@ fn status_line(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_interval_is_half_of_the_limit_and_never_none_at_all() {
+        let interval = |limit| interval_for(Duration::from_micros(limit)).map(|interval| interval.as_micros());
+        assert_eq!([30_000_000, 1, 0].map(interval), [Some(15_000_000), Some(10_000), None]);
+    }
 
     #[test]
     fn a_status_is_one_line_and_is_cut_between_characters() {
