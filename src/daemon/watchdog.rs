@@ -15,8 +15,8 @@ pub(super) struct Watchdog {
     due: Instant,
     /// The time of the last sign of life, and each loop's number of proofs then.
     alive: (Instant, Vec<u64>),
-    /// Whether the outage under way was told.
-    is_told: bool,
+    /// Whether the outage under way was reported.
+    is_reported: bool,
 }
 
 /// The outcome of a look at the proofs.
@@ -41,7 +41,7 @@ impl Watchdog {
 
     fn new(interval: Duration, now: Instant, proofs: Vec<u64>) -> Self {
         // The first time soon, so that the service manager has heard before its time is over.
-        Self { interval, due: now + interval / 2, alive: (now, proofs), is_told: false }
+        Self { interval, due: now + interval / 2, alive: (now, proofs), is_reported: false }
     }
 
     /// When to look next.
@@ -55,11 +55,11 @@ impl Watchdog {
         if proofs.iter().zip(before).all(|(now, before)| now > before) {
             self.due = now + self.interval;
             self.alive = (now, proofs);
-            self.is_told = false;
+            self.is_reported = false;
             return Finding::Alive;
         }
         self.due = now + self.interval / LOOKS_FOR_MISSING;
-        if std::mem::replace(&mut self.is_told, true) {
+        if std::mem::replace(&mut self.is_reported, true) {
             return Finding::StillSilent;
         }
         Finding::Silent(now - *since)
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_proof_is_found_soon_and_an_outage_is_told_once() {
+    fn a_late_proof_is_found_soon_and_an_outage_is_reported_once() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut watchdog = Watchdog::new(Duration::from_millis(1000), start, vec![0, 7]);

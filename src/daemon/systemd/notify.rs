@@ -119,12 +119,12 @@ impl Outbox {
         let outbox = Arc::<Self>::default();
         let sender = Arc::clone(&outbox);
         thread::Builder::new().name("notify".into()).spawn(move || {
-            let mut is_told = false;
+            let mut is_reported = false;
             loop {
                 let message = sender.next();
                 match send(&message) {
-                    Err(error) if !is_told => {
-                        is_told = true;
+                    Err(error) if !is_reported => {
+                        is_reported = true;
                         log_first_failure(&message, &error);
                     }
                     Err(error) => log_failure(&message, &error),
