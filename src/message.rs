@@ -34,6 +34,8 @@ messages! {
     FAILED = "2d43fbe711324bb7b24a2f4678743c6d";
     /// Where the settings of the start come from.
     SETTINGS_READ = "165b66b7f8b64f068a4eefb992531dd2";
+    /// The settings file of the start is empty.
+    SETTINGS_EMPTY = "ef253f797027440d9d241d2b78ab84a7";
     /// The settings were read again and are in force.
     RELOADED = "1a3e8d3712f543deb6b6c510b092a51f";
     /// The settings could not be read again.
@@ -68,8 +70,10 @@ messages! {
     HANDLER_FAILED = "2e2556f7682548dc8f54d83e832785af";
     /// A worker was started anew.
     WORKER_RESTARTED = "9ae0c32e73044b8093051f9e17f2c0c6";
+    /// A worker gives no sign of life, and the watchdog is not fed.
+    WATCHDOG_NOT_FED = "a7c3e384f30245bbace3dc0fe0a0bb7a";
     /// A socket could not be received from.
     RECEIVE_FAILED = "9297e72ccacb40f78fe9b84011198823";
-    /// The service manager could not be told of something.
-    UNTOLD = "2eff4c107c4a4fb19e9d6c3ea60ae735";
+    /// The service manager could not be notified of something.
+    NOTIFY_FAILED = "2eff4c107c4a4fb19e9d6c3ea60ae735";
 }

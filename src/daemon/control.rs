@@ -10,12 +10,12 @@ use super::report;
 use super::settings::source::{Loaded, SettingsError, Source};
 use super::settings::{Reloadable, Settings};
 use super::signals::{Requests, Wake, Wakeups};
-use super::watchdog::Watchdog;
+use super::watchdog::{Finding, Watchdog};
 use crate::message;
 use crate::server::blocking::BackgroundServer;
 use crate::server::{ServeError, ServerHandle};
 
-/// How often the status and the counts of a second are told.
+/// The interval between updates of the status line and of the once-a-second summaries.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the server may take to stop: longer than it gives handlers that wait.
@@ -146,12 +146,14 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
     }
 
     fn watch(&mut self) {
-        if let Some(watchdog) = &mut self.watchdog
-            && Instant::now() >= watchdog.due()
-            && watchdog.every_loop_turns(&self.handle)
-        {
-            self.operator.alive();
+        let now = Instant::now();
+        let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| now >= watchdog.due()) else { return };
+        match watchdog.look(now, self.handle.proofs()) {
+            Finding::Alive => self.operator.alive(),
+            Finding::Silent(time) => self.operator.not_alive(time),
+            Finding::StillSilent => {}
         }
+        self.handle.ask_for_proof();
     }
 
     fn tick(&mut self) {

@@ -2,11 +2,11 @@
 
 use std::error::Error;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::logging::{self, LoggingError};
 use super::settings::source::SettingsError;
-use super::signals::{Requests, SignalError, Wakeups};
+use super::signals::{Requests, SignalError};
 use super::systemd::sockets::InheritError;
 use super::systemd::{self, ServiceManager};
 use crate::failure_chain::FailureChain;
@@ -24,6 +24,9 @@ pub(super) enum DaemonError {
     Usage(clap::Error),
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// Asked to stop before it had done what it was started for.
+    #[error("interrupted")]
+    Interrupted,
     #[error("write standard output")]
     WriteOutput(#[source] io::Error),
     #[error(transparent)]
@@ -51,7 +54,8 @@ impl DaemonError {
         match self {
             Self::Usage(_) => 2,
             Self::Settings(_) => 78,
-            Self::WriteOutput(_)
+            Self::Interrupted
+            | Self::WriteOutput(_)
             | Self::Signals(_)
             | Self::StartControl(_)
             | Self::ControlPanicked
@@ -102,10 +106,9 @@ impl DaemonError {
     }
 
     /// Waits, so that a daemon that cannot start is not started a thousand times a second. A stop is no reason to wait.
-    pub(super) fn delay_restart(&self, triggered: bool, requests: &Requests, wakeups: &Wakeups) {
-        let end = Instant::now() + RESTART_DELAY;
-        while self.would_restart_at_once(triggered) && !requests.stop() && Instant::now() < end {
-            wakeups.wait_until(end);
+    pub(super) fn delay_restart(&self, triggered: bool, requests: &Requests) {
+        if self.would_restart_at_once(triggered) {
+            requests.wait_for_stop(RESTART_DELAY);
         }
     }
 }

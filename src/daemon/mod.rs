@@ -41,9 +41,6 @@ use self::systemd::sockets::{InheritError, Inherited};
 use crate::protocol::{BytesProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
 
-/// How long the end of the process waits for the log's reader.
-const LOG_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
-
 /// How long the control thread may take to end when the daemon is asked to stop: longer than its own waits together.
 const STOPPED_WITHIN: Duration = Duration::from_secs(8);
 
@@ -56,14 +53,15 @@ pub fn command_line() -> clap::Command {
 /// Runs the program; returns how it exits.
 #[must_use]
 pub fn main() -> ExitCode {
+    let requests = Requests::default();
     // Before all else: a signal is a request from here on.
-    let requests = Requests::from_signals();
+    let installed = requests.install();
     let inherited = Inherited::take();
     let triggered = is_triggered(&inherited);
-    let status = requests.map_err(DaemonError::from).and_then(|requests| supervise(&requests, inherited));
+    let status = installed.map_err(DaemonError::from).and_then(|()| supervise(&requests, inherited));
     ExitCode::from(status.unwrap_or_else(|error| {
         error.report(&ServiceManager::default());
-        error.delay_restart(triggered, &Requests::default(), &wake_channel().1);
+        error.delay_restart(triggered, &requests);
         error.status()
     }))
 }
@@ -101,7 +99,7 @@ fn supervise(requests: &Requests, inherited: Result<Inherited, InheritError>) ->
     wait_for_end(requests, &incoming)
 }
 
-/// Says how the control thread ended, also by a panic.
+/// Says how the control thread ended, also by a panic, whose own line is in the log by then.
 fn end_with(events: &Sender<Event>, run: impl FnOnce() -> u8) {
     let status = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         DaemonError::ControlPanicked.report(&ServiceManager::default());
@@ -146,12 +144,12 @@ fn control(inbox: &Inbox, inherited: Result<Inherited, InheritError>) -> u8 {
     });
     let ran = match ran {
         // What was asked for: --help, --version.
-        Err(DaemonError::Usage(shown)) if !shown.use_stderr() => shown.print().map_err(DaemonError::WriteOutput),
+        Err(DaemonError::Usage(shown)) if !shown.use_stderr() => print(&inbox.requests, || shown.print()),
         ran => ran,
     };
     let status = ran.err().map_or(0, |error| {
         error.report(&manager);
-        error.delay_restart(triggered, &inbox.requests, &inbox.wakeups);
+        error.delay_restart(triggered, &inbox.requests);
         error.status()
     });
     manager.finish();
@@ -165,26 +163,37 @@ fn run(
     inbox: &Inbox,
     manager: &ServiceManager,
 ) -> Result<(), DaemonError> {
-    let Some(loaded) = inbox.read(&mut source)? else { return Ok(()) };
+    let only_looks = command_line.check || command_line.print_config;
+    let Some(loaded) = inbox.read(&mut source)? else {
+        return if only_looks { Err(DaemonError::Interrupted) } else { Ok(()) };
+    };
     if command_line.print_config {
         let text = loaded.settings.to_string();
-        io::stdout().lock().write_all(text.as_bytes()).map_err(DaemonError::WriteOutput)?;
+        print(&inbox.requests, || io::stdout().lock().write_all(text.as_bytes()))?;
     }
     if command_line.check {
         warn_of_private_file(&loaded);
     }
-    if command_line.check || command_line.print_config {
+    if only_looks {
         return Ok(());
     }
     let inherited = inherited?;
     let logging = Logging::start(loaded.settings.fixed().log_target, loaded.settings.log.level)?;
     let service = Service { inbox, manager, logging: &logging };
-    let ran = match loaded.settings.reply.protocol {
+    match loaded.settings.reply.protocol {
         Protocol::Json => service.run::<RawJson, RawJsonProtocol>(source, &loaded, inherited),
         Protocol::Raw => service.run::<Bytes, BytesProtocol>(source, &loaded, inherited),
-    };
-    logging.finish(LOG_WRITTEN_WITHIN);
-    ran
+    }
+}
+
+/// Writes to standard output, whose reader may keep the write waiting: nothing runs that a signal should not end.
+fn print(requests: &Requests, write: impl FnOnce() -> io::Result<()>) -> Result<(), DaemonError> {
+    requests.end_at_once();
+    // One that came before.
+    if requests.stop() {
+        return Err(DaemonError::Interrupted);
+    }
+    write().map_err(DaemonError::WriteOutput)
 }
 
 /// Root reads every file; the service, whose user is made for each run, only those that all may read.

@@ -1,6 +1,6 @@
 //! The operator's view of a running server: status line, service manager and log, kept in step.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::drop_report::DropReport;
 use super::logging::Logging;
@@ -41,7 +41,8 @@ impl<'a> Operator<'a> {
         self.manager.reloading();
     }
 
-    /// Settings were read and are in force; `file` is where they came from, and these keys wait for a restart.
+    /// Reports that settings were read again and are in force; `from` says where they came from, `needs_restart` lists
+    /// the keys that take effect only after a restart.
     pub(super) fn reloaded(&mut self, from: &str, level: LogLevel, needs_restart: &[&str]) {
         self.logging.set_level(level);
         tracing::info!(message_id = message::RELOADED, "settings reloaded{from}");
@@ -67,11 +68,20 @@ impl<'a> Operator<'a> {
         self.manager.alive();
     }
 
+    /// A worker has not been able to receive for this long.
+    pub(super) fn not_alive(&self, time: Duration) {
+        tracing::warn!(
+            message_id = message::WATCHDOG_NOT_FED,
+            "a worker has given no sign of life for {:.1} s: the watchdog is not fed",
+            time.as_secs_f64()
+        );
+    }
+
     pub(super) fn counters(&self) {
         report::counters(&self.server.stats(), self.logging.dropped());
     }
 
-    /// What happened in a second.
+    /// Reports what happened since the last tick, once a second.
     pub(super) fn tick(&mut self, now: Instant) {
         let stats = self.server.stats();
         self.suppressed(stats.unlogged);

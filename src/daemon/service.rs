@@ -14,6 +14,7 @@ use super::settings::{InvalidJson, Reloadable, Settings};
 use super::systemd::ServiceManager;
 use super::systemd::sockets::{self, Inherited};
 use crate::handler::{EchoPacket, EchoRequestHandler};
+use crate::message;
 use crate::protocol::DatagramProtocol;
 use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
@@ -22,7 +23,7 @@ use crate::socket::{Target, kernel_drops};
 /// How long a service manager may take to close a socket.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Whom a running service deals with.
+/// What a running service reports to and takes requests from.
 pub(super) struct Service<'a> {
     pub(super) inbox: &'a Inbox,
     pub(super) manager: &'a ServiceManager,
@@ -42,8 +43,7 @@ impl Service<'_> {
         let operator = Operator::new(handle.clone(), self.manager, self.logging);
         let started = Started { settings: loaded.settings.clone(), by_socket_unit };
         let control = Control::new(server, self.inbox, operator, source, started, |live| {
-            apply(&handler, live);
-            handle.set_policy(&live.policy);
+            put_in_force(&handler, live, || handle.set_policy(&live.policy));
         });
         control.run().map_err(DaemonError::Ended)
     }
@@ -79,6 +79,9 @@ impl Service<'_> {
         let handle = server.handle();
         report::listeners(handle.listeners(), settings);
         report::settings_read(loaded);
+        if let Some(path) = loaded.empty_file() {
+            tracing::warn!(message_id = message::SETTINGS_EMPTY, "{} is empty: using the defaults", path.display());
+        }
         report::sockets(&socket_source, handle.listeners(), settings);
         report::workers(server.workers(), settings);
         report::exempt(&live);
@@ -110,8 +113,37 @@ impl Service<'_> {
     }
 }
 
+/// Puts live settings in force, those that narrow what gets a reply before those that widen it: at no moment does a
+/// source get what only the other of the old and the new settings would give it.
+fn put_in_force<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable, set_policy: impl FnOnce()) {
+    if live.invalid_json != InvalidJson::Error {
+        handler.answer_invalid(false);
+    }
+    set_policy();
+    apply(handler, live);
+}
+
 /// Puts in force what of the live settings is the handler's.
 fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable) {
     handler.answer_invalid(live.invalid_json == InvalidJson::Error);
     handler.log.set(live.request_log);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serializer::RawJson;
+
+    #[test]
+    fn error_replies_are_off_before_access_is_wider_and_on_after_it_is_narrower() {
+        let handler = EchoRequestHandler::<RawJson>::new();
+        let replies = || format!("{handler:?}").contains("answer_invalid: true");
+        let mut seen = Vec::new();
+        for invalid_json in [InvalidJson::Ignore, InvalidJson::Error, InvalidJson::Error] {
+            let live = Reloadable { invalid_json, ..Settings::default().reloadable() };
+            put_in_force(&handler, &live, || seen.push(replies()));
+            seen.push(replies());
+        }
+        assert_eq!(seen, [false, false, false, true, true, true]);
+    }
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
-/// How long the thread rests when it cannot wait for a signal; the flags are looked at that often then.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// How often the flags are looked at where nothing can wait for a signal.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Signals could not be watched.
 #[derive(Debug, thiserror::Error)]
@@ -29,22 +29,29 @@ pub(super) struct Requests {
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,
+    /// Whether what would stop the daemon ends the process instead.
+    end: Arc<AtomicBool>,
 }
 
 impl Requests {
     /// Installs the handlers: from here on a signal is a request, not the end. Leaves no file open.
-    pub(super) fn from_signals() -> Result<Self, SignalError> {
-        let requests = Self::default();
+    pub(super) fn install(&self) -> Result<(), SignalError> {
         for signal in [SIGTERM, SIGINT] {
-            flag::register(signal, Arc::clone(&requests.stop))?;
+            flag::register_conditional_default(signal, Arc::clone(&self.end))?;
+            flag::register(signal, Arc::clone(&self.stop))?;
         }
-        let hangup = if hangup_stops() { &requests.stop } else { &requests.reload };
+        let hangup = if hangup_stops() { &self.stop } else { &self.reload };
         flag::register(SIGHUP, Arc::clone(hangup))?;
-        flag::register(SIGUSR1, Arc::clone(&requests.counters))?;
+        flag::register(SIGUSR1, Arc::clone(&self.counters))?;
         // With a handler of any kind, a log file that has reached its limit fails a write instead of ending the
         // process.
         flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
-        Ok(requests)
+        Ok(())
+    }
+
+    /// Lets SIGTERM and SIGINT end the process at once from here on, as they do without handlers.
+    pub(super) fn end_at_once(&self) {
+        self.end.store(true, SeqCst);
     }
 
     /// Starts the thread that calls `wake` after each signal, and once for those that came before.
@@ -57,7 +64,7 @@ impl Requests {
             loop {
                 wake();
                 if arrived.read(&mut [0; 64]).is_err() {
-                    thread::sleep(PAUSE_AFTER_ERROR);
+                    thread::sleep(PAUSE);
                 }
             }
         })?;
@@ -67,6 +74,14 @@ impl Requests {
     /// Returns whether the daemon was asked to stop; it stays asked.
     pub(super) fn stop(&self) -> bool {
         self.stop.load(SeqCst)
+    }
+
+    /// Waits until the daemon is asked to stop, for at most this time, without the thread that wakes others.
+    pub(super) fn wait_for_stop(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while !self.stop() && Instant::now() < end {
+            thread::sleep(PAUSE.min(end.saturating_duration_since(Instant::now())));
+        }
     }
 
     /// Returns whether a reload was asked for since the last call.

@@ -28,6 +28,8 @@ pub use interface::{interface_index, interface_name};
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
+#[cfg(feature = "daemon")]
+pub(crate) use wait::wait_writable;
 pub(crate) use wait::{receive_now, wait_readable};
 pub(crate) use watch::watch_readable;
 

@@ -1,4 +1,4 @@
-//! Receiving on a thread that may wait, with a time limit that belongs to the call and not to the socket.
+//! Waits on a thread that may, with a time limit that belongs to the call and not to the file.
 //!
 //! SO_RCVTIMEO and O_NONBLOCK are properties that all threads of a socket share; `ppoll(2)` and MSG_DONTWAIT are not.
 
@@ -7,12 +7,26 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
-/// Waits until the socket has a datagram or an error, for at most this time. A signal ends the wait early, too.
+/// Waits until the socket has a datagram or an error, a pipe bytes or an end, for at most this time; returns whether it
+/// has. A signal ends the wait early, too.
 ///
 /// # Errors
 /// The kernel cannot wait (`ppoll(2)`: no memory).
-pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> io::Result<()> {
-    let mut waiting = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+pub(crate) fn wait_readable(file: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
+    wait_for(libc::POLLIN, file, limit)
+}
+
+/// Waits until a pipe or a socket has room for some bytes, or an error, for at most this time; returns whether it has.
+///
+/// # Errors
+/// Those of [`wait_readable`].
+#[cfg(feature = "daemon")]
+pub(crate) fn wait_writable(file: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
+    wait_for(libc::POLLOUT, file, limit)
+}
+
+fn wait_for(events: libc::c_short, file: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
+    let mut waiting = libc::pollfd { fd: file.as_fd().as_raw_fd(), events, revents: 0 };
     // SAFETY: a timespec is a plain C struct of integers; all zero is a valid value.
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
     if let Some(limit) = limit {
@@ -26,9 +40,9 @@ pub(crate) fn wait_readable(socket: impl AsFd, limit: Option<Duration>) -> io::R
     let ready = unsafe { libc::ppoll(&raw mut waiting, 1, time, ptr::null()) };
     if ready < 0 {
         let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
     }
-    Ok(())
+    Ok(ready > 0)
 }
 
 /// Receives a datagram that is there already, whether the socket blocks or not; says its length.
@@ -53,12 +67,12 @@ mod tests {
     fn a_wait_ends_with_its_time_or_with_a_datagram() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let begun = Instant::now();
-        wait_readable(&socket, Some(Duration::from_micros(2500))).unwrap();
+        assert!(!wait_readable(&socket, Some(Duration::from_micros(2500))).unwrap());
         assert!(begun.elapsed() >= Duration::from_micros(2500));
         let nothing = receive_now(&socket, &mut [0; 4]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         socket.send_to(b"abc", socket.local_addr().unwrap()).unwrap();
-        wait_readable(&socket, None).unwrap();
+        assert!(wait_readable(&socket, None).unwrap());
         let mut buffer = [0; 4];
         assert_eq!((receive_now(&socket, &mut buffer).unwrap(), &buffer), (3, b"abc\0"));
     }

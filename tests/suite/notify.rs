@@ -1,9 +1,10 @@
 //! What the service manager hears: readiness, reloads, status and watchdog, over a socket of the test's own.
 
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     DEADLINE, DaemonCommand, Running, ask, connected, has_program, need, run, temporary_file, temporary_folder,
@@ -95,6 +96,60 @@ fn readiness_reloads_and_status_are_datagrams_of_their_own() {
 }
 
 #[test]
+fn a_socket_without_a_path_is_notified_too() {
+    let name = format!("echo-udpd-{}", std::process::id());
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let variable = format!("NOTIFY_SOCKET=@{name}");
+    let daemon = DaemonCommand::default().wrapped(&["env", &variable]).settings("").start();
+    let next = || {
+        let mut buffer = [0; 8192];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    assert!(next().starts_with("STATUS=listening on "));
+    assert_eq!(next(), "READY=1\n");
+    daemon.process.signal("HUP");
+    let reloading = next();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC=") && reloading.lines().count() == 2, "{reloading}");
+    let finished = daemon.stop();
+    assert_eq!(finished.code(), Some(0));
+    assert!(!finished.err.contains("could not notify"), "{}", finished.err);
+}
+
+#[test]
+fn the_first_failure_to_notify_is_a_warning() {
+    let wrapper = ["env", "NOTIFY_SOCKET=/nonexistent/notify"];
+    let mut daemon = DaemonCommand::default().wrapped(&wrapper).settings("").start();
+    let warning = daemon.wait_for_line("could not notify");
+    assert!(warning.contains("WARN could not notify the service manager of "), "{warning}");
+    assert!(warning.ends_with(": No such file or directory (os error 2)"), "{warning}");
+    daemon.reload("");
+    daemon.wait_for_line("settings reloaded");
+    let finished = daemon.stop();
+    assert_eq!(finished.err.matches("could not notify").count(), 1, "{}", finished.err);
+}
+
+#[test]
+fn a_watchdog_of_no_time_is_none_and_one_of_hardly_any_does_not_take_all_of_it() {
+    let manager = Manager::new();
+    for (limit, most_per_second) in [("0", 0.0), ("1", 100.0)] {
+        manager.forget();
+        let limit = format!("WATCHDOG_USEC={limit}");
+        let daemon = DaemonCommand::default().wrapped(&["env", &manager.variable(), &limit]).settings("").start();
+        manager.wait_for("READY=1");
+        let begun = Instant::now();
+        assert_eq!(ask(&connected(daemon.at("127.0.0.1")), b"1"), b"1");
+        // Up to the status of the next second.
+        let beats = std::iter::repeat_with(|| manager.next()).take_while(|message| !message.starts_with("STATUS="));
+        let beats = beats.filter(|message| message == "WATCHDOG=1\n").count() as f64;
+        let most = (most_per_second * begun.elapsed().as_secs_f64()).ceil();
+        assert!(beats <= most, "{limit}: {beats} beats, not {most} at most");
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_start_that_fails_says_why_and_the_nearest_errno() {
     let manager = Manager::new();
     let busy = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -157,6 +212,10 @@ fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
     manager.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let heard = manager.socket.recv(&mut [0; 100]);
     assert!(heard.is_err(), "{heard:?}");
+    let warning = daemon.wait_for_line("the watchdog is not fed");
+    assert!(warning.contains("WARN a worker has given no sign of life for "), "{warning}");
     daemon.process.end_child();
-    assert_eq!(daemon.process.finish().code(), Some(0));
+    let finished = daemon.process.finish();
+    assert_eq!(finished.code(), Some(0));
+    assert_eq!(finished.err.matches("the watchdog is not fed").count(), 1, "{}", finished.err);
 }

@@ -131,7 +131,7 @@ fn the_access_list_denies_on_the_wire_and_changes_with_a_reload() {
     }
     wire.send("198.51.100.7:40001".parse().unwrap(), v4.parse().unwrap(), b"7");
     assert_eq!(wire.capture().payload, b"7");
-    daemon.reload("");
+    daemon.reload("# nobody is denied");
     daemon.wait_for_line("settings reloaded");
     wire.send("198.51.100.8:40001".parse().unwrap(), v4.parse().unwrap(), b"8");
     assert_eq!(wire.capture().payload, b"8");

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,41 @@ fn a_daemon_that_gets_no_thread_says_so_and_takes_its_time() {
     assert_eq!(refused.code(), Some(1), "{refused:?}");
     assert_eq!(refused.err, "echo-udpd: watch signals: Resource temporarily unavailable (os error 11)");
     assert!(begun.elapsed() >= Duration::from_secs(2), "it would be started again at once");
+
+    // Neither a standard error that nobody reads keeps it, nor the wait a stop.
+    let [.., (_, full)] = bad_outputs();
+    let ended = status(manager.watched(&command).stderr(full));
+    assert_eq!(ended.code(), Some(1));
+    let at_once = (0..5).any(|_| {
+        let begun = Instant::now();
+        let mut process = Running::start(&mut manager.watched(&command));
+        process.find_line("why", |line| line.contains("watch signals: ").then_some(()));
+        process.end_child();
+        assert_eq!(process.finish().code(), Some(1));
+        begun.elapsed() < Duration::from_secs(2)
+    });
+    assert!(at_once, "the stop had to wait");
+}
+
+#[test]
+fn a_text_that_nobody_reads_keeps_no_process_from_being_ended() {
+    for words in ["--help", "--version", "--print-config"] {
+        let [.., (_, full)] = bad_outputs();
+        let mut command = Command::new(PROGRAM);
+        let mut child = Killed(command.arg(words).stdout(full).env_remove("NOTIFY_SOCKET").spawn().unwrap());
+        let pid = child.0.id();
+        let writes = || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let mut calls =
+                threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("syscall")).ok());
+            // write(2) to standard output.
+            calls.any(|call| call.starts_with(&format!("{} 0x1 ", libc::SYS_write)))
+        };
+        wait_for("a write that does not return", || writes().then_some(()));
+        sh(format!("kill -TERM {pid}")).success();
+        let ended = wait_for("its end", || child.0.try_wait().unwrap());
+        assert_eq!(ended.signal(), Some(libc::SIGTERM), "{words}: {ended:?}");
+    }
 }
 
 #[test]

@@ -26,6 +26,9 @@ use crate::printable::Printable;
 
 const IDENTIFIER: &str = "echo-udpd";
 
+/// How long the end of the process waits for the log's reader.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// The log of this process.
 pub(super) struct Logging {
     level: reload::Handle<Targets, Registry>,
@@ -89,10 +92,12 @@ impl Logging {
     pub(super) fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
+}
 
-    /// Waits until what was logged is written, but not longer than this.
-    pub(super) fn finish(&self, within: Duration) {
-        self.queue.flush(within);
+/// The log is written when this goes, also while a panic unwinds.
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.queue.flush(WRITTEN_WITHIN);
     }
 }
 
@@ -139,4 +144,40 @@ pub(super) fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
     stream == format!("{}:{}", stderr.st_dev(), stderr.st_ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::queue::Sink;
+    use super::*;
+
+    /// A reader that takes its time.
+    struct Slow(Sender<Vec<u8>>);
+
+    impl Sink for Slow {
+        fn write(&mut self, record: &[u8]) -> io::Result<()> {
+            std::thread::sleep(Duration::from_millis(2));
+            self.0.send(record.to_owned()).map_err(io::Error::other)
+        }
+
+        fn dropped(&self, _: u64) -> Vec<u8> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_panic_leaves_no_line_unwritten() {
+        let (written, lines) = channel();
+        let (_, level) = reload::Layer::<Targets, Registry>::new(targets(LogLevel::Info));
+        let logging = Logging { level, queue: Queue::start(Slow(written)).unwrap() };
+        let panicked = catch_unwind(AssertUnwindSafe(move || {
+            (0..50).for_each(|number| logging.queue.push(vec![number]));
+            std::panic::resume_unwind(Box::new("a panic without its message"));
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(lines.try_iter().count(), 50);
+    }
 }

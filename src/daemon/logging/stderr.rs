@@ -1,13 +1,20 @@
 //! Standard error: whether it shows colours, and text for it from a process that must go on whatever reads it.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::socket::wait_writable;
 
 /// How long a reader that does not read can delay the end of the process.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// The bytes that any pipe, socket or terminal with room takes without waiting; a pipe takes PIPE_BUF (pipe(7)).
+const ALWAYS_FITS: usize = 512;
 
 /// Returns whether it is a terminal that shows colours.
 pub(super) fn has_colour() -> bool {
@@ -29,7 +36,21 @@ pub(super) fn write(text: &str) {
     match writer {
         // Disconnected: written. Timed out: nobody reads.
         Ok(_) => drop(wait.recv_timeout(WRITTEN_WITHIN)),
-        // Better to wait than to say nothing.
-        Err(_) => drop(io::stderr().lock().write_all(text.as_bytes())),
+        Err(_) => drop(write_without_thread(text.as_bytes())),
     }
+}
+
+/// Writes as long as there is room, past the lock, which a thread that waits for the reader may hold.
+fn write_without_thread(text: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + WRITTEN_WITHIN;
+    let mut stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    for piece in text.chunks(ALWAYS_FITS) {
+        while !wait_writable(&stderr, Some(deadline.saturating_duration_since(Instant::now())))? {
+            if Instant::now() >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        stderr.write_all(piece)?;
+    }
+    Ok(())
 }

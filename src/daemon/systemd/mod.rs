@@ -13,10 +13,14 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use self::notify::{Message, Outbox, log_notify_error};
+use self::notify::{Message, Outbox, log_failure};
+use super::logging;
 
 /// The longest status line: a datagram of more than 4096 bytes is thrown away by systemd.
 const MAX_STATUS_BYTES: usize = 1024;
+
+/// The shortest interval between two signs of life.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long the end of the process waits for messages to be sent.
 const SENT_WITHIN: Duration = Duration::from_secs(1);
@@ -33,7 +37,10 @@ impl ServiceManager {
         if !is_supervised() {
             return Self::default();
         }
-        let outbox = Outbox::start().inspect_err(|error| log_notify_error(&"anything", error));
+        // There is no log yet.
+        let outbox = Outbox::start().inspect_err(|error| {
+            logging::warn_on_stderr(&format!("could not notify the service manager of anything: {error}"));
+        });
         Self { outbox: outbox.ok() }
     }
 
@@ -47,7 +54,7 @@ impl ServiceManager {
         match NotifyState::monotonic_usec_now() {
             Ok(NotifyState::MonotonicUsec(now)) => self.push(Message::Reloading(now)),
             Ok(_) => {}
-            Err(error) => log_notify_error(&"a reload", &error),
+            Err(error) => log_failure(&"a reload", &error),
         }
     }
 
@@ -72,12 +79,13 @@ impl ServiceManager {
 
     /// Keeps a socket until the service is stopped.
     pub(super) fn keep(&self, name: String, socket: BorrowedFd<'_>) {
-        if self.outbox.is_none() {
+        // sd-notify passes sockets only to a path, not to an abstract name.
+        if self.outbox.is_none() || notify::abstract_name().is_some() {
             return;
         }
         match socket.try_clone_to_owned() {
             Ok(socket) => self.push(Message::Keep(name, socket)),
-            Err(error) => log_notify_error(&format!("the socket {name}"), &error),
+            Err(error) => log_failure(&format!("the socket {name}"), &error),
         }
     }
 
@@ -102,7 +110,13 @@ impl ServiceManager {
 
 /// How often the service manager wants to hear that the service answers: half of WatchdogSec=; `None` = not at all.
 pub(super) fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    sd_notify::watchdog_enabled().and_then(interval_for)
+}
+
+/// The interval for a time limit: none for the invalid 0 (sd_watchdog_enabled(3)), and never so short that keeping it
+/// is all that gets done.
+fn interval_for(limit: Duration) -> Option<Duration> {
+    (!limit.is_zero()).then(|| (limit / 2).max(SHORTEST_INTERVAL))
 }
 
 /// Returns whether a service manager wants to be notified.
@@ -124,6 +138,12 @@ fn status_line(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_interval_is_half_of_the_limit_and_never_none_at_all() {
+        let interval = |limit| interval_for(Duration::from_micros(limit)).map(|interval| interval.as_micros());
+        assert_eq!([30_000_000, 1, 0].map(interval), [Some(15_000_000), Some(10_000), None]);
+    }
 
     #[test]
     fn a_status_is_one_line_and_is_cut_between_characters() {

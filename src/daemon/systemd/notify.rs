@@ -7,6 +7,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,22 +49,36 @@ impl Message {
 
     fn send(&self) -> io::Result<()> {
         match self {
-            Self::Ready => sd_notify::notify(&[NotifyState::Ready]),
+            Self::Ready => notify(&[NotifyState::Ready]),
             // In one datagram, as sd_notify(3) wants it.
-            Self::Reloading(since) => sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(*since)]),
-            Self::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
-            Self::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
-            Self::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
-            Self::Failed(line, errno) => sd_notify::notify(&[NotifyState::Status(line), NotifyState::Errno(*errno)]),
+            Self::Reloading(since) => notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(*since)]),
+            Self::Stopping => notify(&[NotifyState::Stopping]),
+            Self::Alive => notify(&[NotifyState::Watchdog]),
+            Self::Status(line) => notify(&[NotifyState::Status(line)]),
+            Self::Failed(line, errno) => notify(&[NotifyState::Status(line), NotifyState::Errno(*errno)]),
             Self::Keep(name, socket) => {
                 // Without FDPOLL=0 the service manager would close a socket that has an error pending. One that it
                 // keeps already is not kept twice.
                 let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
                 sd_notify::notify_with_fds(&states, &[socket.as_fd()])
             }
-            Self::Forget(name) => sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]),
+            Self::Forget(name) => notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]),
         }
     }
+}
+
+/// Sends one datagram.
+fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
+    // sd-notify would take the name for a path.
+    let Some(name) = abstract_name() else { return sd_notify::notify(states) };
+    let address = SocketAddr::from_abstract_name(name)?;
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+    UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(drop)
+}
+
+/// The name of the service manager's socket, where that is an abstract one: `@name` (sd_notify(3), unix(7)).
+pub(super) fn abstract_name() -> Option<Vec<u8>> {
+    std::env::var_os("NOTIFY_SOCKET")?.as_bytes().strip_prefix(b"@").map(<[u8]>::to_owned)
 }
 
 impl fmt::Display for Message {
@@ -102,10 +119,16 @@ impl Outbox {
         let outbox = Arc::<Self>::default();
         let sender = Arc::clone(&outbox);
         thread::Builder::new().name("notify".into()).spawn(move || {
+            let mut is_reported = false;
             loop {
                 let message = sender.next();
-                if let Err(error) = send(&message) {
-                    log_notify_error(&message, &error);
+                match send(&message) {
+                    Err(error) if !is_reported => {
+                        is_reported = true;
+                        log_first_failure(&message, &error);
+                    }
+                    Err(error) => log_failure(&message, &error),
+                    Ok(()) => {}
                 }
             }
         })?;
@@ -152,8 +175,13 @@ impl Outbox {
     }
 }
 
-pub(super) fn log_notify_error(what: &impl fmt::Display, error: &io::Error) {
-    tracing::debug!(message_id = message::UNTOLD, "could not notify the service manager of {what}: {error}");
+/// A service manager that hears nothing takes the service for one that does not start, and ends it: say why, once.
+fn log_first_failure(what: &impl fmt::Display, error: &io::Error) {
+    tracing::warn!(message_id = message::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
+}
+
+pub(super) fn log_failure(what: &impl fmt::Display, error: &io::Error) {
+    tracing::debug!(message_id = message::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
 }
 
 #[cfg(test)]

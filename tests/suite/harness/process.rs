@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -281,6 +281,11 @@ impl Daemon {
 
     pub(crate) fn with_settings(text: &str) -> Self {
         DaemonCommand::default().settings(text).start()
+    }
+
+    /// Its settings file.
+    pub(crate) fn settings(&self) -> &Path {
+        &self.settings
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -1,29 +1,29 @@
 //! Where settings come from: the file of the command line, else the installed one, else the defaults.
 //!
 //! What cannot be read never becomes the defaults: only an installed file that does not exist does, at a start. A
-//! file may be anything, a pipe that nobody writes or a network file system that does not answer: it is read on a
-//! thread of its own and within bounds. A thread that is stuck is left behind, one at most.
+//! file may be anything, also on a network file system that does not answer: it is read ([`read`]) on a thread of its
+//! own. A thread that is stuck is left behind, a few at most.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+mod read;
+
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use self::read::{Origin, READ_TIMEOUT};
 use super::{Faults, Listen, Settings};
 
 /// Where the settings are when nobody says otherwise.
 pub(in crate::daemon) const INSTALLED: &str = "/etc/echo-udpd/echo-udpd.toml";
 
-/// The largest file that is read.
-const MAX_BYTES: usize = 1 << 20;
-
-/// How long a file may take to be read.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many threads that have not returned are left behind.
+const MAX_STUCK: usize = 4;
 
 /// A settings file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,14 @@ pub(in crate::daemon) struct Loaded {
     pub(in crate::daemon) settings: Settings,
     /// `None`: there is no installed file, and these are the defaults.
     pub(in crate::daemon) file: Option<PathBuf>,
+    origin: Origin,
+}
+
+impl Loaded {
+    /// The file, where it is an empty one and these are the defaults. A device is empty on purpose.
+    pub(in crate::daemon) fn empty_file(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|_| self.origin == Origin::EmptyFile)
+    }
 }
 
 /// Where settings come from, now and on each reload.
@@ -60,11 +68,13 @@ pub(in crate::daemon) struct Source {
     path: PathBuf,
     /// Addresses of the command line, which win over the file's.
     listen: Option<Listen>,
-    /// Whether the settings in force, if any, are the defaults for want of the installed file.
-    may_be_absent: bool,
+    /// The origin of the settings in force; `None` at the start.
+    in_force: Option<Origin>,
+    /// Whether the file is the installed one, which need not exist.
+    is_optional: bool,
     reading: Option<Reading>,
-    /// A thread that had not returned in time.
-    stuck: Option<JoinHandle<()>>,
+    /// Threads that had not returned in time.
+    stuck: Vec<JoinHandle<()>>,
 }
 
 /// A read under way.
@@ -80,34 +90,42 @@ struct Reading {
 impl Source {
     /// The file named on the command line, or the installed one.
     pub(in crate::daemon) fn new(named: Option<PathBuf>, listen: Option<Listen>) -> Self {
-        let may_be_absent = named.is_none();
+        let is_optional = named.is_none();
         let path = named.unwrap_or_else(|| INSTALLED.into());
-        Self { path, listen, may_be_absent, reading: None, stuck: None }
+        Self { path, listen, in_force: None, is_optional, reading: None, stuck: Vec::new() }
     }
 
     /// Starts to read on a thread of its own, which calls `wake` when [`poll`](Self::poll) has something to give.
     ///
     /// # Errors
-    /// There can be no thread, or an earlier one is still stuck.
+    /// There can be no thread, or too many earlier ones are still stuck.
     pub(in crate::daemon) fn begin(&mut self, wake: impl Fn() + Send + 'static) -> Result<(), SettingsError> {
         let refuse = |source| SettingsError::Read { path: self.path.clone(), source };
-        self.stuck.take_if(|thread| thread.is_finished());
-        if self.stuck.is_some() {
-            return Err(refuse(io::Error::other("an earlier read has not returned yet")));
+        self.stuck.retain(|thread| !thread.is_finished());
+        if self.stuck.len() >= MAX_STUCK {
+            let reason = format!("{MAX_STUCK} earlier reads have not returned, a restart is needed");
+            return Err(refuse(io::Error::other(reason)));
         }
-        let (path, may_be_absent) = (self.path.clone(), self.may_be_absent);
+        let request = Request {
+            path: self.path.clone(),
+            in_force: self.in_force,
+            // A file that was in force and is gone later is an error.
+            may_be_absent: self.is_optional && self.in_force.is_none_or(|origin| origin == Origin::Absent),
+            deadline: Instant::now() + READ_TIMEOUT,
+        };
+        let deadline = request.deadline;
         let has_text = Arc::<AtomicBool>::default();
         let (done, result) = channel();
         let read = {
             let has_text = Arc::clone(&has_text);
             move || {
                 // Nobody waits for it any more when it took too long.
-                let _ = done.send(load(path, may_be_absent, &has_text));
+                let _ = done.send(request.load(&has_text));
                 wake();
             }
         };
         let thread = thread::Builder::new().name("settings".into()).spawn(read).map_err(refuse)?;
-        self.reading = Some(Reading { deadline: Instant::now() + READ_TIMEOUT, has_text, result, thread });
+        self.reading = Some(Reading { deadline, has_text, result, thread });
         Ok(())
     }
 
@@ -128,9 +146,8 @@ impl Source {
             Ok(result) => result,
             Err(TryRecvError::Disconnected) => refuse(io::Error::other("the reading thread panicked")),
             Err(TryRecvError::Empty) if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) => {
-                let reason = format!("not read within {} s", READ_TIMEOUT.as_secs());
-                let late = refuse(io::Error::new(io::ErrorKind::TimedOut, reason));
-                self.stuck = self.reading.take().map(|reading| reading.thread);
+                let late = refuse(read::not_in_time());
+                self.stuck.extend(self.reading.take().map(|reading| reading.thread));
                 return Some(late);
             }
             Err(TryRecvError::Empty) => return None,
@@ -140,8 +157,7 @@ impl Source {
     }
 
     fn accept(&mut self, mut loaded: Loaded) -> Loaded {
-        // A file that was in force and is gone later is an error.
-        self.may_be_absent = loaded.file.is_none();
+        self.in_force = Some(loaded.origin);
         if let Some(listen) = &self.listen {
             loaded.settings.listen = listen.clone();
         }
@@ -149,33 +165,36 @@ impl Source {
     }
 }
 
-fn load(path: PathBuf, may_be_absent: bool, has_text: &AtomicBool) -> Result<Loaded, SettingsError> {
-    match read_text(&path) {
-        Ok(text) => {
-            has_text.store(true, SeqCst);
-            match Settings::parse(&text) {
-                Ok(settings) => Ok(Loaded { settings, file: Some(path) }),
-                Err(faults) => Err(SettingsError::Invalid { path, faults }),
-            }
-        }
-        Err(error) if may_be_absent && error.kind() == io::ErrorKind::NotFound => match absence(&path) {
-            Ok(()) => Ok(Loaded { settings: Settings::default(), file: None }),
-            Err(source) => Err(SettingsError::Read { path, source }),
-        },
-        Err(source) => Err(SettingsError::Read { path, source }),
-    }
+/// What a reading thread is to do.
+struct Request {
+    path: PathBuf,
+    in_force: Option<Origin>,
+    may_be_absent: bool,
+    deadline: Instant,
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {MAX_BYTES} bytes")));
+impl Request {
+    fn load(self, has_text: &AtomicBool) -> Result<Loaded, SettingsError> {
+        let path = self.path;
+        let read = match self.in_force {
+            None => read::read_first(&path, self.deadline),
+            Some(in_force) => read::read_again(&path, in_force, self.deadline),
+        };
+        match read {
+            Ok((text, origin)) => {
+                has_text.store(true, SeqCst);
+                match Settings::parse(&text) {
+                    Ok(settings) => Ok(Loaded { settings, file: Some(path), origin }),
+                    Err(faults) => Err(SettingsError::Invalid { path, faults }),
+                }
+            }
+            Err(error) if self.may_be_absent && error.kind() == io::ErrorKind::NotFound => match absence(&path) {
+                Ok(()) => Ok(Loaded { settings: Settings::default(), file: None, origin: Origin::Absent }),
+                Err(source) => Err(SettingsError::Read { path, source }),
+            },
+            Err(source) => Err(SettingsError::Read { path, source }),
+        }
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8 text: byte {offset} is invalid"))
-    })
 }
 
 /// Succeeds where nothing is at the path: "no such file" is also said of a symbolic link to nothing, be it the file's
