@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::settings::source::{INSTALLED, Loaded};
-use super::settings::{Reloadable, Settings};
+use super::settings::{Listen, Reloadable, Settings};
 use crate::ledger::{DropReason, Stats};
 use crate::message;
 use crate::server::{Listener, ServerHandle};
@@ -29,9 +29,9 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(server: &ServerHandle) -> Self {
+    pub(super) fn new(server: &ServerHandle, listen: &Listen) -> Self {
         let now = (Instant::now(), server.stats());
-        Self { listeners: first_few(server.listeners()), note: String::new(), ticks: [now, now] }
+        Self { listeners: first_few(server.listeners(), listen), note: String::new(), ticks: [now, now] }
     }
 
     /// Takes the counters of this moment; rates are those since the last time.
@@ -81,8 +81,8 @@ impl Status {
 }
 
 /// The listeners of a server with few, or the first and how many more.
-fn first_few(listeners: &[Listener]) -> String {
-    let shown: Vec<_> = listeners.iter().take(LISTENERS_SHOWN).map(describe).collect();
+fn first_few(listeners: &[Listener], listen: &Listen) -> String {
+    let shown: Vec<_> = listeners.iter().take(LISTENERS_SHOWN).map(|listener| describe(listener, listen)).collect();
     match listeners.len().saturating_sub(LISTENERS_SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -102,8 +102,8 @@ pub(super) struct SocketSource {
     pub(super) dropped_before: u64,
 }
 
-fn describe(listener: &Listener) -> String {
-    format!("{} ({})", listener.address, listener.families)
+fn describe(listener: &Listener, listen: &Listen) -> String {
+    format!("{} ({})", listen.shown(listener.address), listener.families)
 }
 
 /// Where settings were read from, as the end of a line: ` from /etc/..`.
@@ -144,12 +144,12 @@ pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
             receive_buffer = listener.receive_buffer,
             send_buffer = listener.send_buffer,
             "listening on {}",
-            describe(listener)
+            describe(listener, &settings.listen)
         );
     }
     for listener in listeners {
-        receive_buffer(listener, settings.receive_buffer_bytes.value() as usize);
-        send_buffer(listener, settings.send_buffer_bytes.value() as usize);
+        receive_buffer(listener, settings);
+        send_buffer(listener, settings);
     }
 }
 
@@ -158,8 +158,9 @@ fn is_enough(granted: usize, wanted: usize) -> bool {
     granted >= wanted / 10 * 9
 }
 
-fn receive_buffer(listener: &Listener, wanted: usize) {
-    let (address, granted) = (listener.address, listener.receive_buffer);
+fn receive_buffer(listener: &Listener, settings: &Settings) {
+    let wanted = settings.receive_buffer_bytes.value() as usize;
+    let (address, granted) = (settings.listen.shown(listener.address), listener.receive_buffer);
     let room = granted / SMALL_DATAGRAM;
     if is_enough(granted, wanted) {
         tracing::info!(
@@ -175,8 +176,9 @@ fn receive_buffer(listener: &Listener, wanted: usize) {
     }
 }
 
-fn send_buffer(listener: &Listener, wanted: usize) {
-    let (address, granted) = (listener.address, listener.send_buffer);
+fn send_buffer(listener: &Listener, settings: &Settings) {
+    let wanted = settings.send_buffer_bytes.value() as usize;
+    let (address, granted) = (settings.listen.shown(listener.address), listener.send_buffer);
     if is_enough(granted, wanted) {
         tracing::info!(message_id = message::LISTENING, "send buffer of {address}: {granted} bytes");
     } else {
@@ -201,8 +203,8 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
             "using {} passed by a socket unit{dropped}",
             plural(*handed_over as u64, "socket")
         );
-        let passed: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
-        let listen: BTreeSet<SocketAddr> = settings.listen.addresses().iter().copied().collect();
+        let passed: BTreeSet<_> = listeners.iter().map(|listener| settings.listen.shown(listener.address)).collect();
+        let listen: BTreeSet<_> = settings.listen.addresses().iter().cloned().collect();
         if passed != listen {
             tracing::warn!(
                 message_id = message::LISTEN_IGNORED,
@@ -246,7 +248,7 @@ fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-fn join(addresses: &BTreeSet<SocketAddr>) -> String {
+fn join(addresses: &BTreeSet<impl ToString>) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
