@@ -207,7 +207,7 @@ impl fmt::Display for ListenAddress {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
     /// Not an address with a port.
-    #[error("expected an address and a port, such as `[::]:9000` or `192.0.2.1:9000`")]
+    #[error("expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\"")]
     Syntax,
     /// No address.
     #[error("expected at least one address, such as [\"[::]:9000\"]")]

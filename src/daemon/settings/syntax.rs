@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-use super::diagnosis::{Diagnosis, list_of};
+use super::diagnosis::{Diagnosis, list_of, must_be_quoted};
 use super::faults::{printable, quoted};
 use super::keys;
 
@@ -71,10 +71,10 @@ fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, e
     let text = diagnosis.text;
     let broken_part = innermost(broken.value, at);
     let source = text.get(broken_part.span()).unwrap_or_default();
-    let must_be_quoted = || format!("text must be quoted: \"{}\"", printable(source));
+
     let Some(default) = default_of(diagnosis, &broken.path) else {
         let is_word = source.starts_with(char::is_alphabetic) || error.message().starts_with("string values must");
-        return if is_word { must_be_quoted() } else { error.message().to_owned() };
+        return if is_word { must_be_quoted(source) } else { error.message().to_owned() };
     };
     // Quoted, would it be right?
     let as_text = |text: &str| Spanned::new(broken_part.span(), DeValue::String(text.to_owned().into()));
@@ -96,7 +96,7 @@ fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, e
             let value = if broken.value.get_ref().is_array() { list_of(&[text]) } else { text };
             match diagnosis.judge(&broken.path, default, &value) {
                 None if default.is_integer() => format!("sizes with a unit are strings: \"{}\"", printable(source)),
-                None => must_be_quoted(),
+                None => must_be_quoted(source),
                 Some(message) => message,
             }
         }
@@ -189,7 +189,7 @@ mod tests {
                 "1:11: workers: expected a whole number from 0 to 256, not `300`",
                 "2:24: receive-buffer-bytes: sizes with a unit are strings: \"8MiB\"",
                 "4:9: log.level: text must be quoted: \"info\"",
-                "5:1: log.traget: unknown key `traget`; did you mean `target`?",
+                "5:1: log.traget: unknown key; did you mean `target`?",
             ]
         );
     }
