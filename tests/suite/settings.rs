@@ -41,6 +41,23 @@ fn check_shows_every_fault_on_a_line_of_its_own() {
 }
 
 #[test]
+fn check_tells_a_slip_of_the_pen_on_one_short_line() {
+    let keys = vec!["k".repeat(80); 70].join(".");
+    let ports = format!("[access]\ndeny-source-ports = [\n{}]", "\"9\",\n".repeat(100_000));
+    for (settings, expected) in [
+        ("[access]\nallow = [\n\"::1\",\n[log]\n", "2:9: access.allow: the list that begins here has no closing ]"),
+        ("[access]\nallow: [\"::1\"]\n", "2:6: access.allow: expected `=` after the key, not `:`"),
+        ("[access]\nallow = [\"10.0.0.0/33\"]", "2:10: access.allow[0]: an IPv4 prefix has at most 32 bits"),
+        ("[logging]\n", "1:2: logging: unknown table; did you mean [log]?"),
+        (&format!("{keys} 1"), &format!("1:5671: {}...: expected `=` after the key", "k".repeat(80))),
+        (&ports, "1027:1: access.deny-source-ports: the list is too long: at most 1024 entries"),
+    ] {
+        let (finished, path) = check(settings);
+        assert_eq!((finished.code(), &*finished.err), (Some(78), &*format!("echo-udpd: {path}:{expected}")));
+    }
+}
+
+#[test]
 fn check_shows_no_more_than_twenty_faults_and_counts_the_others() {
     let keys: String = (0..30).map(|number| format!("key{number} = 1\n")).collect();
     let (finished, path) = check(&keys);

@@ -136,7 +136,10 @@ impl Diagnosis<'_> {
             },
             message => message.to_owned(),
         };
-        Some(in_plain_words(&message, path, default, source))
+        // The source of a table that a dotted key or a header makes is its name.
+        let is_named = value.get_ref().is_table() && !source.starts_with('{');
+        let found = if is_named { "a table".to_owned() } else { quoted(source) };
+        Some(in_plain_words(&message, path, default, source, &found))
     }
 
     /// Looks at the one rule that binds two keys.
@@ -203,8 +206,7 @@ fn table_for<'i>(value: &Spanned<DeValue<'i>>) -> Spanned<DeValue<'i>> {
 }
 
 /// Puts a message of serde in an operator's words, with what stands in the file.
-fn in_plain_words(message: &str, path: &[&str], default: &toml::Value, source: &str) -> String {
-    let found = quoted(source);
+fn in_plain_words(message: &str, path: &[&str], default: &toml::Value, source: &str, found: &str) -> String {
     // Of serde's "invalid type: .., expected .." the latter part is ours.
     let expected = message.strip_prefix("expected ").or_else(|| {
         let is_serdes = message.starts_with("invalid type: ") || message.starts_with("invalid value: ");
@@ -305,7 +307,7 @@ deny = 'x'
     }
 
     #[test]
-    fn an_element_that_is_no_text_is_told_as_if_it_were() {
+    fn what_is_no_text_is_told_how_it_would_be() {
         for (text, expected) in [
             ("[access]\ndeny-source-ports = [1900]", "access.deny-source-ports[0]: text must be quoted: \"1900\""),
             (
@@ -314,6 +316,10 @@ deny = 'x'
                  \"1-1023\", not `190000`",
             ),
             ("[access]\nallow = [true]", "access.allow[0]: expected an IP address or prefix, such as"),
+            (
+                "log.level.name = 'x'",
+                "log.level: expected \"error\", \"warn\", \"info\", \"debug\" or \"trace\", not a table",
+            ),
             ("[access]\nallow = [[]]", "access.allow[0]: expected text in quotes, not `[]`"),
             ("listen = [9000]", "listen[0]: expected an address and a port, such as \"[::]:9000\" or"),
         ] {

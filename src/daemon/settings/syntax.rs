@@ -161,14 +161,16 @@ fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: 
     if let Some(header) = line.strip_prefix('[') {
         let name = header.trim_end_matches(']');
         return match message {
-            "duplicate key" => format!("{}: the table is defined twice", keys::shown(&[name])),
+            "duplicate key" => {
+                format!("{}: the table is defined twice", keys::shown(&name.split('.').collect::<Vec<_>>()))
+            }
             _ => format!("{}: {message}", quoted(line)),
         };
     }
     let key = line.split(['=', ':', ' ', '\t']).next().unwrap_or_default().trim();
     let table = before[..line_start].lines().rev().find_map(|line| line.trim().strip_prefix('['));
     let table = table.and_then(|header| header.split(']').next());
-    let path: Vec<_> = table.into_iter().chain([key]).collect();
+    let path: Vec<_> = table.into_iter().chain([key]).flat_map(|name| name.split('.')).map(str::trim).collect();
     let first = match table {
         Some(table) => document.get(table).and_then(|table| table.get_ref().as_table()?.get_key_value(key)),
         None => document.get_key_value(key),
@@ -241,6 +243,7 @@ mod tests {
         for (text, expected) in [
             ("workers = 1\nworkers = 2", "2:1: workers: the key is set twice, first on line 1"),
             ("[log]\nlevel = 'info'\n\nlevel = 'warn'", "4:1: log.level: the key is set twice, first on line 2"),
+            ("log.level 'info'", "1:11: log.level: expected `=` after the key"),
             ("[log]\n[reply]\n[log]", "3:2: log: the table is defined twice"),
             ("[log\nlevel = 'info'", "1:5: `[log`: unclosed table, expected `]`"),
             ("[log]\nlevel 'info'", "2:7: log.level: expected `=` after the key"),
