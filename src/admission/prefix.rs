@@ -26,8 +26,14 @@ impl Prefix {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
     /// Not an address, or not a length behind the slash.
-    #[error("expected an IP address or prefix, such as `192.0.2.0/24` or `2001:db8::/32`")]
+    #[error("expected an IP address or prefix, such as \"192.0.2.0/24\" or \"2001:db8::/32\"")]
     Syntax,
+    /// More bits than an address has.
+    #[error("an {} prefix has at most {} bits", if ip.is_ipv4() { "IPv4" } else { "IPv6" }, width(*ip))]
+    TooLong {
+        /// The address.
+        ip: IpAddr,
+    },
     /// Bits beyond the length are set.
     #[error("`{ip}/{length}` has host bits set; did you mean `{}`?", Prefix::of(*ip, *length))]
     HostBits {
@@ -46,7 +52,7 @@ impl FromStr for Prefix {
         let mut ip: IpAddr = address.parse().map_err(|_| PrefixError::Syntax)?;
         let mut length = match length {
             None => width(ip),
-            Some(length) => length.parse().ok().filter(|&length| length <= width(ip)).ok_or(PrefixError::Syntax)?,
+            Some(length) => parse_length(length, ip)?,
         };
         // Sources are never in mapped form: in a prefix it can only stand for IPv4.
         if ip.is_ipv6()
@@ -62,6 +68,16 @@ impl FromStr for Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.length == width(self.ip) { write!(f, "{}", self.ip) } else { write!(f, "{}/{}", self.ip, self.length) }
+    }
+}
+
+/// The number of bits behind the slash.
+fn parse_length(text: &str, ip: IpAddr) -> Result<u8, PrefixError> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        _ if !is_number => Err(PrefixError::Syntax),
+        Ok(length) if length <= width(ip) => Ok(length),
+        _ => Err(PrefixError::TooLong { ip }),
     }
 }
 
@@ -171,11 +187,13 @@ mod tests {
 
     #[test]
     fn what_is_no_prefix_is_refused() {
-        for text in ["", "192.0.2.0/33", "192.0.2/24", "::/129", "::1/", "::1/x", "host", "1.2.3.4/-1", "::ffff:0:0/95"]
-        {
+        for text in ["", "192.0.2/24", "::1/", "::1/x", "host", "1.2.3.4/-1", "1.2.3.4/+1", "::ffff:0:0/95"] {
             assert_eq!(text.parse::<Prefix>(), Err(PrefixError::Syntax), "{text}");
         }
         for (text, expected) in [
+            ("192.0.2.0/33", "an IPv4 prefix has at most 32 bits"),
+            ("192.0.2.0/999", "an IPv4 prefix has at most 32 bits"),
+            ("::/129", "an IPv6 prefix has at most 128 bits"),
             ("192.0.2.7/24", "`192.0.2.7/24` has host bits set; did you mean `192.0.2.0/24`?"),
             ("::ffff:10.0.0.7/104", "`10.0.0.7/8` has host bits set; did you mean `10.0.0.0/8`?"),
         ] {

@@ -54,7 +54,6 @@ impl CommandLine {
     }
 
     fn listen(&self) -> Option<Result<Listen, ListenError>> {
-        let addresses: Vec<_> = self.listen.iter().map(|address| address.0).collect();
-        (!addresses.is_empty()).then(|| Listen::new(addresses))
+        (!self.listen.is_empty()).then(|| Listen::new(self.listen.clone()))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::drop_report::DropReport;
 use super::logging::Logging;
 use super::report::{self, Status};
-use super::settings::LogLevel;
+use super::settings::{Listen, LogLevel};
 use super::systemd::ServiceManager;
 use crate::failure_chain::FailureChain;
 use crate::message;
@@ -25,8 +25,13 @@ pub(super) struct Operator<'a> {
 }
 
 impl<'a> Operator<'a> {
-    pub(super) fn new(server: ServerHandle, manager: &'a ServiceManager, logging: &'a Logging) -> Self {
-        let status = Status::new(&server);
+    pub(super) fn new(
+        server: ServerHandle,
+        listen: &Listen,
+        manager: &'a ServiceManager,
+        logging: &'a Logging,
+    ) -> Self {
+        let status = Status::new(&server, listen);
         Self { server, status, shown: String::new(), manager, logging, suppressed: 0, drops: DropReport::default() }
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::settings::source::{INSTALLED, Loaded};
-use super::settings::{Reloadable, Settings};
+use super::settings::{Listen, Reloadable, Settings};
 use crate::counted::counted;
 use crate::ledger::{DropReason, Stats};
 use crate::message;
@@ -33,13 +33,10 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(server: &ServerHandle) -> Self {
+    pub(super) fn new(server: &ServerHandle, listen: &Listen) -> Self {
         let now = (Instant::now(), server.stats());
-        Self {
-            listeners: first_few(server.listeners().iter().map(describe), LISTENERS_SHOWN),
-            note: String::new(),
-            ticks: [now, now],
-        }
+        let listeners = server.listeners().iter().map(|listener| describe(listener, listen));
+        Self { listeners: first_few(listeners, LISTENERS_SHOWN), note: String::new(), ticks: [now, now] }
     }
 
     /// Takes the counters of this moment; rates are those since the last time.
@@ -110,8 +107,8 @@ pub(super) struct SocketSource {
     pub(super) dropped_before: u64,
 }
 
-fn describe(listener: &Listener) -> String {
-    format!("{} ({})", listener.address, listener.families)
+fn describe(listener: &Listener, listen: &Listen) -> String {
+    format!("{} ({})", listen.shown(listener.address), listener.families)
 }
 
 /// Where settings come from, as the end of a line that says what happened to them.
@@ -145,12 +142,12 @@ pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
             receive_buffer = listener.receive_buffer,
             send_buffer = listener.send_buffer,
             "listening on {}",
-            describe(listener)
+            describe(listener, &settings.listen)
         );
     }
     for listener in listeners {
-        receive_buffer(listener, settings.receive_buffer_bytes.value() as usize);
-        send_buffer(listener, settings.send_buffer_bytes.value() as usize);
+        receive_buffer(listener, settings);
+        send_buffer(listener, settings);
     }
 }
 
@@ -159,8 +156,9 @@ fn is_enough(granted: usize, wanted: usize) -> bool {
     granted >= wanted / 10 * 9
 }
 
-fn receive_buffer(listener: &Listener, wanted: usize) {
-    let (address, granted) = (listener.address, listener.receive_buffer);
+fn receive_buffer(listener: &Listener, settings: &Settings) {
+    let wanted = settings.receive_buffer_bytes.value() as usize;
+    let (address, granted) = (settings.listen.shown(listener.address), listener.receive_buffer);
     let room = granted / SMALL_DATAGRAM;
     if is_enough(granted, wanted) {
         tracing::info!(
@@ -176,8 +174,9 @@ fn receive_buffer(listener: &Listener, wanted: usize) {
     }
 }
 
-fn send_buffer(listener: &Listener, wanted: usize) {
-    let (address, granted) = (listener.address, listener.send_buffer);
+fn send_buffer(listener: &Listener, settings: &Settings) {
+    let wanted = settings.send_buffer_bytes.value() as usize;
+    let (address, granted) = (settings.listen.shown(listener.address), listener.send_buffer);
     if is_enough(granted, wanted) {
         tracing::info!(message_id = message::LISTENING, "send buffer of {address}: {granted} bytes");
     } else {
@@ -202,8 +201,8 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
             "using {} passed by a socket unit{dropped}",
             counted(*handed_over as u64, "socket")
         );
-        let passed: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
-        let listen: BTreeSet<SocketAddr> = settings.listen.addresses().iter().copied().collect();
+        let passed: BTreeSet<_> = listeners.iter().map(|listener| settings.listen.shown(listener.address)).collect();
+        let listen: BTreeSet<_> = settings.listen.addresses().iter().cloned().collect();
         if passed != listen {
             tracing::warn!(
                 message_id = message::LISTEN_IGNORED,
@@ -243,7 +242,7 @@ pub(super) fn workers(running: usize, settings: &Settings) {
     }
 }
 
-fn join(addresses: &BTreeSet<SocketAddr>) -> String {
+fn join(addresses: &BTreeSet<impl ToString>) -> String {
     first_few(addresses.iter().map(ToString::to_string), ADDRESSES_SHOWN)
 }
 

@@ -18,7 +18,7 @@ use crate::message;
 use crate::protocol::DatagramProtocol;
 use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
-use crate::socket::{Target, kernel_drops};
+use crate::socket::{BindError, Target, kernel_drops};
 
 /// How long a service manager may take to close a socket.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
@@ -40,7 +40,8 @@ impl Service<'_> {
         let by_socket_unit = !inherited.handed_over.is_empty();
         let (server, handler) = self.start::<T, P>(loaded, inherited)?;
         let handle = server.handle().clone();
-        let operator = Operator::new(handle.clone(), self.manager, self.logging);
+        let listen = &loaded.settings.listen;
+        let operator = Operator::new(handle.clone(), listen, self.manager, self.logging);
         let started = Started { settings: loaded.settings.clone(), by_socket_unit };
         let control = Control::new(server, self.inbox, operator, source, started, |live| {
             put_in_force(&handler, live, || handle.set_policy(&live.policy));
@@ -61,7 +62,7 @@ impl Service<'_> {
         let handler = EchoRequestHandler::new();
         let live = settings.reloadable();
         apply(&handler, &live);
-        let (options, mut socket_source) = self.choose_sockets(settings, inherited);
+        let (options, mut socket_source) = self.choose_sockets(settings, inherited)?;
         let options = options
             .workers(settings.worker_count())
             .policy(live.policy.clone())
@@ -91,14 +92,18 @@ impl Service<'_> {
 
     /// Those of socket units if there are any, else those of the settings' addresses, kept from the previous run or
     /// new.
-    fn choose_sockets(&self, settings: &Settings, inherited: Inherited) -> (ServerOptions, SocketSource) {
+    fn choose_sockets(
+        &self,
+        settings: &Settings,
+        inherited: Inherited,
+    ) -> Result<(ServerOptions, SocketSource), BindError> {
         let Inherited { handed_over, kept } = inherited;
         let mut source = SocketSource { handed_over: handed_over.len(), ..SocketSource::default() };
         if source.handed_over > 0 {
             Inherited::keep_only(kept, self.manager, |_| false);
-            return (handed_over.into_iter().fold(ServerOptions::new(), ServerOptions::socket), source);
+            return Ok((handed_over.into_iter().fold(ServerOptions::new(), ServerOptions::socket), source));
         }
-        let listen = settings.listen.addresses();
+        let listen = settings.listen.resolve()?;
         // An address that cannot be listened on is reported when it is bound.
         let targets: Vec<_> = listen.iter().filter_map(|&address| Target::of(address).ok()).collect();
         let is_wanted = |socket: &UdpSocket| targets.iter().any(|target| target.is_of(socket));
@@ -109,7 +114,7 @@ impl Service<'_> {
         let options = listen.iter().fold(ServerOptions::new(), |options, &address| options.listen(address));
         let options = kept.into_iter().fold(options, ServerOptions::left_socket);
         // Until the service manager has closed what is not kept any longer.
-        (if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }, source)
+        Ok((if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }, source))
     }
 }
 

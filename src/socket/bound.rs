@@ -83,6 +83,16 @@ pub enum BindError {
     /// A name has no address, or an address is not well-formed.
     #[error("resolve the address to listen on")]
     Resolve(#[source] io::Error),
+    /// The interface of a link-local address does not exist now.
+    #[error("find interface {interface} of {address}")]
+    FindInterface {
+        /// The address to listen on, with the interface.
+        address: String,
+        /// The interface's name or number.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
     /// No socket of the family.
     #[error("create socket for {address}")]
     Create {

@@ -118,18 +118,28 @@ impl Diagnosis<'_> {
     /// Says what is wrong with a value, in plain words.
     pub(super) fn judge(&self, path: &[&str], default: &toml::Value, value: &Spanned<DeValue<'_>>) -> Option<String> {
         let error = read(path, value).err()?;
-        let message = match error.message() {
-            // Nothing was said of what was expected.
-            message if message.ends_with("overflowed") => read(path, &table_for(value)).err()?.message().to_owned(),
-            message => message.to_owned(),
-        };
         // The source of a list of one element is the element.
         let source = match value.get_ref() {
             DeValue::Array(list) if list.len() == 1 => list[0].span(),
             _ => value.span(),
         };
         let source = self.text.get(source).unwrap_or_default();
-        Some(in_plain_words(&message, path, default, source))
+        let message = match error.message() {
+            // Nothing was said of what was expected.
+            message if message.ends_with("overflowed") => read(path, &table_for(value)).err()?.message().to_owned(),
+            message if message.ends_with("expected text in quotes") => match quoted_element(value, source) {
+                None => message.to_owned(),
+                Some(element) => match read(path, &element) {
+                    Ok(_) => return Some(must_be_quoted(source)),
+                    Err(error) => error.message().to_owned(),
+                },
+            },
+            message => message.to_owned(),
+        };
+        // The source of a table that a dotted key or a header makes is its name.
+        let is_named = value.get_ref().is_table() && !source.starts_with('{');
+        let found = if is_named { "a table".to_owned() } else { quoted(source) };
+        Some(in_plain_words(&message, path, default, source, &found))
     }
 
     /// Looks at the one rule that binds two keys.
@@ -176,6 +186,19 @@ pub(super) fn list_of<'i>(elements: &[Spanned<DeValue<'i>>]) -> Spanned<DeValue<
     Spanned::new(span, DeValue::Array(list))
 }
 
+/// A list of one element, a number or the like, as if this element were in quotes.
+fn quoted_element<'i>(list: &Spanned<DeValue<'i>>, source: &str) -> Option<Spanned<DeValue<'i>>> {
+    match list.get_ref().as_array()?.iter().next()?.get_ref() {
+        DeValue::Array(_) | DeValue::Table(_) | DeValue::String(_) => None,
+        _ => Some(list_of(&[Spanned::new(list.span(), DeValue::String(source.to_owned().into()))])),
+    }
+}
+
+/// Says that quotes are missing.
+pub(super) fn must_be_quoted(source: &str) -> String {
+    format!("text must be quoted: \"{}\"", printable(source))
+}
+
 /// A table in place of a value, which nothing takes for one.
 fn table_for<'i>(value: &Spanned<DeValue<'i>>) -> Spanned<DeValue<'i>> {
     let table = Spanned::new(value.span(), DeValue::Table(DeTable::new()));
@@ -183,8 +206,7 @@ fn table_for<'i>(value: &Spanned<DeValue<'i>>) -> Spanned<DeValue<'i>> {
 }
 
 /// Puts a message of serde in an operator's words, with what stands in the file.
-fn in_plain_words(message: &str, path: &[&str], default: &toml::Value, source: &str) -> String {
-    let found = quoted(source);
+fn in_plain_words(message: &str, path: &[&str], default: &toml::Value, source: &str, found: &str) -> String {
     // Of serde's "invalid type: .., expected .." the latter part is ours.
     let expected = message.strip_prefix("expected ").or_else(|| {
         let is_serdes = message.starts_with("invalid type: ") || message.starts_with("invalid value: ");
@@ -204,6 +226,8 @@ fn in_plain_words(message: &str, path: &[&str], default: &toml::Value, source: &
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn lines(text: &str) -> Vec<String> {
@@ -225,10 +249,10 @@ deny = 'x'
         assert_eq!(
             lines(text),
             [
-                "1:1: wrokers: unknown key `wrokers`; did you mean `workers`?",
+                "1:1: wrokers: unknown key; did you mean `workers`?",
                 "2:24: receive-buffer-bytes: expected 4096 to 1073741824 bytes, such as 8388608 or \"8MiB\" (units: \
-                 KiB, MiB, GiB or K, M, G), not `'8MB'`",
-                "3:21: listen[1]: expected an address and a port, such as `[::]:9000` or `192.0.2.1:9000`, not `'x'`",
+                 KiB, MiB, GiB or K, M, G), not '8MB'",
+                "3:21: listen[1]: expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\", not 'x'",
                 "3:26: listen[2]: `[ff02::1]:1` is a multicast address, and only datagrams to one host get a reply",
                 "4:7: log: expected a table, [log], not `5`",
                 "6:14: rate-limit.per-second: must be at least 2: a burst has to refill within 300 s, with burst = 400 \
@@ -242,28 +266,29 @@ deny = 'x'
     #[test]
     fn a_key_that_does_not_exist_gets_the_one_that_was_meant() {
         for (text, expected) in [
-            (
-                "receive_buffer_bytes = 1",
-                "receive_buffer_bytes: unknown key `receive_buffer_bytes`; did you mean \
-                                          `receive-buffer-bytes`?",
-            ),
-            ("Workers = 1", "Workers: unknown key `Workers`; did you mean `workers`?"),
-            ("[rate_limit]\nburst = 60", "rate_limit: there is no table [rate_limit]; did you mean `[rate-limit]`?"),
-            ("level = 'info'", "level: unknown key `level`; `level` belongs in [log]"),
-            ("[log]\nper_second = 1", "log.per_second: unknown key `per_second`; `per-second` belongs in [rate-limit]"),
+            ("receive_buffer_bytes = 1", "receive_buffer_bytes: unknown key; did you mean `receive-buffer-bytes`?"),
+            ("Workers = 1", "Workers: unknown key; did you mean `workers`?"),
+            ("[rate_limit]\nburst = 60", "rate_limit: unknown table; did you mean [rate-limit]?"),
+            ("level = 'info'", "level: unknown key; `level` belongs in [log]"),
+            ("[log]\nper_second = 1", "log.per_second: unknown key; `per-second` belongs in [rate-limit]"),
             (
                 "[log]\nworkers = 1",
-                "log.workers: unknown key `workers`; `workers` belongs at the top of the file, before the first table",
+                "log.workers: unknown key; `workers` belongs at the top of the file, before the first table",
             ),
-            ("[log.reply]\na = 1", "log.reply: there is no table [log.reply]; did you mean `[reply]`?"),
-            ("[log]\nlevle = 'info'", "log.levle: unknown key `levle`; did you mean `level`?"),
-            ("[reply]\nport = 1", "reply.port: unknown key `port`; [reply] has invalid-json, protocol"),
+            ("[log.reply]\na = 1", "log.reply: unknown table; did you mean [reply]?"),
+            ("[log]\nlevle = 'info'", "log.levle: unknown key; did you mean `level`?"),
+            ("[logging]\nlevel = 'info'", "logging: unknown table; did you mean [log]?"),
+            ("[limits]\nburst = 60", "limits: unknown table; did you mean [rate-limit]?"),
+            ("[rate-limit]\nburst-size = 60", "rate-limit.burst-size: unknown key; did you mean `burst`?"),
+            ("[metrics]\nport = 1", "metrics: unknown table; the tables are [access], [log], [rate-limit], [reply]"),
+            ("[log.metrics]\n", "log.metrics: unknown table; the tables are [access], [log], [rate-limit], [reply]"),
+            ("[reply]\nport = 1", "reply.port: unknown key; [reply] has invalid-json, protocol"),
             (
                 "port = 1",
-                "port: unknown key `port`; there are listen, receive-buffer-bytes, send-buffer-bytes, workers and the \
-                 tables [access], [log], [rate-limit], [reply]",
+                "port: unknown key; the keys before the first table are listen, receive-buffer-bytes, \
+                 send-buffer-bytes, workers",
             ),
-            ("\"a\\nb\" = 1", "`a\\nb`: unknown key `a\\nb`; there are listen, "),
+            ("\"a\\nb\" = 1", "`a\\nb`: unknown key; the keys before the first table are listen, "),
         ] {
             let lines = lines(text);
             assert_eq!(lines.len(), 1, "{lines:?}");
@@ -282,12 +307,96 @@ deny = 'x'
     }
 
     #[test]
+    fn what_is_no_text_is_told_how_it_would_be() {
+        for (text, expected) in [
+            ("[access]\ndeny-source-ports = [1900]", "access.deny-source-ports[0]: text must be quoted: \"1900\""),
+            (
+                "[access]\ndeny-source-ports = ['1', 190000]",
+                "access.deny-source-ports[1]: expected a port or a range of ports from 0 to 65535, such as \"1900\" or \
+                 \"1-1023\", not `190000`",
+            ),
+            ("[access]\nallow = [true]", "access.allow[0]: expected an IP address or prefix, such as"),
+            (
+                "log.level.name = 'x'",
+                "log.level: expected \"error\", \"warn\", \"info\", \"debug\" or \"trace\", not a table",
+            ),
+            ("[access]\nallow = [[]]", "access.allow[0]: expected text in quotes, not `[]`"),
+            ("listen = [9000]", "listen[0]: expected an address and a port, such as \"[::]:9000\" or"),
+        ] {
+            let [line] = &lines(text)[..] else { panic!("{text}") };
+            let (_, message) = line.split_once(": ").unwrap();
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_is_too_long_is_told_the_limit() {
+        let text = "[access]\nallow = ['10.0.0.0/33', '::/129', '10.0.0.0/999']";
+        let bits = |family: &str, bits| format!("an {family} prefix has at most {bits} bits");
+        assert_eq!(
+            lines(text),
+            [
+                format!("2:10: access.allow[0]: {}", bits("IPv4", 32)),
+                format!("2:25: access.allow[1]: {}", bits("IPv6", 128)),
+                format!("2:35: access.allow[2]: {}", bits("IPv4", 32)),
+            ]
+        );
+    }
+
+    /// The longest line of a fault, without the file's name.
+    const LONGEST_LINE: usize = 250;
+
+    #[test]
+    fn many_long_keys_make_no_long_line() {
+        let key = vec!["k".repeat(80); 70].join(".");
+        for text in [
+            format!("{key} = 1"),
+            format!("{key} = x"),
+            format!("{key} 1"),
+            format!("[{key}]\na = x"),
+            format!("[{key}"),
+            format!("{key} = 1\n{key} = 1"),
+            format!("[{key}]\n[{key}]"),
+            format!("{key} = ["),
+        ] {
+            let lines = lines(&text);
+            assert!(!lines.is_empty() && lines.iter().all(|line| line.chars().count() <= LONGEST_LINE), "{lines:#?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_long_line(pieces in prop::collection::vec(piece(), 1..30)) {
+            let text = pieces.concat();
+            if Settings::parse(&text).is_err() {
+                for line in lines(&text) {
+                    prop_assert!(line.chars().count() <= LONGEST_LINE, "{}", line);
+                }
+            }
+        }
+    }
+
+    /// What settings are made of, right and wrong, short and long.
+    fn piece() -> impl Strategy<Value = String> {
+        let known = toml::Table::try_from(Settings::default()).unwrap();
+        let names = known.iter().flat_map(|(name, value)| {
+            let keys = value.as_table().into_iter().flatten().map(|(key, _)| format!("{key} = "));
+            keys.chain([format!("{name} = "), format!("[{name}]\n")])
+        });
+        let signs =
+            ["\n", "\n", ", ", "=", ".", ":", "[", "]", "[[", "{", "}", "'", "\"", "\"\"\"", "#", "1", "x", "\\"];
+        let odd = ["\u{202e}", "\u{1b}", "'", "-", "k", "k.", "[", "[1,", "1"].map(|text| text.repeat(90));
+        let all: Vec<_> = names.chain(signs.map(String::from)).chain(odd).collect();
+        prop_oneof![3 => prop::sample::select(all), 1 => "[a-z0-9.:/'\"]{0,200}"]
+    }
+
+    #[test]
     fn a_long_value_is_cut_and_control_characters_are_escaped() {
         let long = format!("[log]\nlevel = \"\\u001b{}\"", "x".repeat(1000));
         let [line] = &lines(&long)[..] else { panic!() };
-        assert!(line.ends_with("xxx...`") && line.len() < 200, "{line}");
+        assert!(line.ends_with("xxx...") && line.len() < 200, "{line}");
         let odd = "workers = '\u{202e}\t'";
-        assert_eq!(lines(odd), ["1:11: workers: expected a whole number from 0 to 256, not `'\\u{202e}\\t'`"]);
+        assert_eq!(lines(odd), ["1:11: workers: expected a whole number from 0 to 256, not '\\u{202e}\\t'"]);
     }
 
     #[test]

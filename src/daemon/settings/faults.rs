@@ -92,23 +92,31 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Text of the file between backticks.
+/// Text of the file, between backticks unless it has quotes of its own.
 pub(super) fn quoted(text: &str) -> String {
-    format!("`{}`", printable(text))
+    let shown = printable(text);
+    if text.contains(['"', '\'']) { shown } else { format!("`{shown}`") }
 }
 
 /// Text of the file as it can be shown: printable, on one line, and not too long.
 pub(super) fn printable(text: &str) -> String {
+    let escaped = text.chars().map(|character| match character {
+        '"' | '\'' | '\\' => character.to_string(),
+        _ => character.escape_debug().to_string(),
+    });
+    cut(escaped)
+}
+
+/// The pieces together, up to the first that would make them too long.
+pub(super) fn cut(pieces: impl IntoIterator<Item = String>) -> String {
     let mut shown = String::new();
-    let mut characters = text.chars();
-    for character in characters.by_ref().take(MAX_QUOTED) {
-        match character {
-            '"' | '\'' | '\\' => shown.push(character),
-            _ => shown.extend(character.escape_debug()),
+    let mut room = MAX_QUOTED;
+    for piece in pieces {
+        match room.checked_sub(piece.chars().count()) {
+            Some(left) => room = left,
+            None => return shown + "...",
         }
-    }
-    if characters.next().is_some() {
-        shown.push_str("...");
+        shown.push_str(&piece);
     }
     shown
 }
@@ -119,9 +127,11 @@ mod tests {
 
     #[test]
     fn a_quotation_is_one_printable_line_of_bounded_length() {
-        assert_eq!(quoted("'a\tb\n\u{1b}[1m\u{202e}\u{e9}\\'"), r"`'a\tb\n\u{1b}[1m\u{202e}é\'`");
+        assert_eq!(quoted("a\tb\n\u{1b}[1m\u{202e}\u{e9}\\"), r"`a\tb\n\u{1b}[1m\u{202e}é\`");
+        assert_eq!(quoted("'a\t'"), r"'a\t'");
         assert_eq!(quoted(&"x".repeat(80)), format!("`{}`", "x".repeat(80)));
         assert_eq!(quoted(&"x".repeat(81)), format!("`{}...`", "x".repeat(80)));
+        assert_eq!(quoted(&"\u{202e}".repeat(81)), format!("`{}...`", r"\u{202e}".repeat(10)));
     }
 
     #[test]

@@ -1,25 +1,27 @@
 //! The names of keys in faults: how a key is shown, and what one that does not exist was meant to be.
 
-use super::faults::{printable, quoted};
+use super::faults::{cut, printable};
 
 /// The longest name that is compared with those that exist.
 const MAX_COMPARED: usize = 40;
 
-/// A key with its table, as in `log.level`.
+/// The fewest letters that two words have to have in common to be related.
+const MIN_COMMON: usize = 3;
+
+/// A key with its table, as in `log.level`; cut where it is too long.
 pub(super) fn shown(path: &[&str]) -> String {
     let is_bare = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    let keys = path.iter().map(|key| if is_bare(key) { printable(key) } else { quoted(key) });
-    keys.collect::<Vec<_>>().join(".")
+    let keys = path.iter().map(|key| if is_bare(key) { printable(key) } else { format!("`{}`", printable(key)) });
+    let path = keys.collect::<Vec<_>>().join(".");
+    cut(path.chars().map(String::from))
 }
 
 /// Says what to do about a key, or a table, that does not exist.
 pub(super) fn unknown(known: &toml::Table, table: &[&str], key: &str, is_table: bool) -> String {
-    let meant = hint(known, table, &normal(key), is_table).unwrap_or_else(|| all_of(known, table));
-    let path = shown(&[table, &[key]].concat());
-    match is_table {
-        true => format!("{path}: there is no table [{path}]; {meant}"),
-        false => format!("{path}: unknown key {}; {meant}", quoted(key)),
-    }
+    let meant = hint(known, table, &normal(key), is_table);
+    let meant = meant.unwrap_or_else(|| if is_table { tables_of(known) } else { keys_of(known, table) });
+    let what = if is_table { "table" } else { "key" };
+    format!("{}: unknown {what}; {meant}", shown(&[table, &[key]].concat()))
 }
 
 /// A key in the spelling of all keys: small letters and hyphens.
@@ -43,28 +45,47 @@ fn hint(known: &toml::Table, table: &[&str], key: &str, is_table: bool) -> Optio
     if let Some((name, _)) = known.iter().find(has_it) {
         return Some(format!("`{key}` belongs in [{name}]"));
     }
+    let names = here.iter().filter(|(_, default)| default.is_table() == is_table).map(|(name, _)| &**name);
+    alike(key, &names.collect::<Vec<_>>()).map(|name| did_you_mean(name, is_table))
+}
+
+/// The name that is nearly the same, or the only one that is related.
+fn alike<'n>(key: &str, names: &[&'n str]) -> Option<&'n str> {
     if key.len() > MAX_COMPARED {
         return None;
     }
-    let alike = here.iter().filter(|(_, default)| default.is_table() == is_table);
-    let (distance, name) = alike.map(|(name, _)| (strsim::osa_distance(key, name), name)).min()?;
-    (distance <= 1.max(key.len() / 3)).then(|| did_you_mean(name, is_table))
+    let (distance, nearest) = names.iter().map(|&name| (strsim::osa_distance(key, name), name)).min()?;
+    if distance <= 1.max(key.len() / 3) {
+        return Some(nearest);
+    }
+    let mut related = names.iter().copied().filter(|name| are_related(key, name));
+    related.next().filter(|_| related.next().is_none())
+}
+
+/// Returns whether a word of one name begins as a word of the other is, such as `logging` and `log`.
+fn are_related(one: &str, other: &str) -> bool {
+    let begins = |long: &str, short: &str| short.len() >= MIN_COMMON && long.starts_with(short);
+    one.split('-').any(|one| other.split('-').any(|other| begins(one, other) || begins(other, one)))
 }
 
 fn did_you_mean(name: &str, is_table: bool) -> String {
-    if is_table { format!("did you mean `[{name}]`?") } else { format!("did you mean `{name}`?") }
+    if is_table { format!("did you mean [{name}]?") } else { format!("did you mean `{name}`?") }
 }
 
-/// The names that a table has.
-fn all_of(known: &toml::Table, table: &[&str]) -> String {
+/// The names of all tables.
+fn tables_of(known: &toml::Table) -> String {
+    let tables = known.iter().filter(|(_, default)| default.is_table());
+    let names: Vec<_> = tables.map(|(name, _)| format!("[{name}]")).collect();
+    format!("the tables are {}", names.join(", "))
+}
+
+/// The names of the keys of a table.
+fn keys_of(known: &toml::Table, table: &[&str]) -> String {
     let here = table.iter().try_fold(known, |known, &key| known.get(key)?.as_table());
-    let (tables, keys): (Vec<_>, Vec<_>) = here.into_iter().flatten().partition(|(_, default)| default.is_table());
-    let keys = keys.into_iter().map(|(key, _)| &**key).collect::<Vec<_>>().join(", ");
+    let keys = here.into_iter().flatten().filter(|(_, default)| !default.is_table());
+    let names = keys.map(|(key, _)| &**key).collect::<Vec<_>>().join(", ");
     match table {
-        [] => {
-            let tables: Vec<_> = tables.into_iter().map(|(name, _)| format!("[{name}]")).collect();
-            format!("there are {keys} and the tables {}", tables.join(", "))
-        }
-        _ => format!("[{}] has {keys}", table.join(".")),
+        [] => format!("the keys before the first table are {names}"),
+        _ => format!("[{}] has {names}", table.join(".")),
     }
 }

@@ -1,7 +1,8 @@
 //! The addresses to listen on: what one may be, and which cannot be bound side by side.
 //!
-//! What passes here can be bound, as far as that is for the settings to say: an address that is not the host's yet, a
-//! port that is taken or one that needs a privilege shows only when it is bound.
+//! What passes here can be bound, as far as that is for the settings to say. An address that is not the host's yet, an
+//! interface that is missing or has two names, a port that is taken or one that needs a privilege: that shows only when
+//! it is bound.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -11,35 +12,38 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::FromText;
 use super::faults::quoted;
-use crate::socket::{interface_index, interface_name};
+use crate::socket::{BindError, interface_index};
 
 /// The most addresses of one daemon.
 const MAX_ADDRESSES: usize = 1024;
 
+/// The most bytes of an interface's name (IFNAMSIZ with its NUL, netdevice(7)).
+const MAX_INTERFACE_NAME: usize = libc::IF_NAMESIZE - 1;
+
 /// At least one address; all of them can be listened on together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen(Vec<SocketAddr>);
+pub struct Listen(Vec<ListenAddress>);
 
 impl Listen {
     /// Every address of the host, IPv6 and IPv4, on this port.
     pub(super) fn everywhere(port: u16) -> Self {
-        Self(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)])
+        Self(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into()])
     }
 
     /// These addresses, if they can be listened on together.
     ///
     /// # Errors
     /// The first address that cannot be.
-    pub fn new(addresses: Vec<SocketAddr>) -> Result<Self, ListenError> {
+    pub fn new(addresses: Vec<ListenAddress>) -> Result<Self, ListenError> {
         if addresses.is_empty() {
             return Err(ListenError::None);
         }
-        for (at, &address) in addresses.iter().enumerate() {
+        for (at, address) in addresses.iter().enumerate() {
             if at == MAX_ADDRESSES {
                 return Err(ListenError::TooMany);
             }
-            check(address)?;
-            if let Some(&earlier) = addresses[..at].iter().find(|&&earlier| overlap(earlier, address)) {
+            address.check()?;
+            if let Some(earlier) = addresses[..at].iter().find(|earlier| earlier.overlaps(address)) {
                 return Err(ListenError::overlap(earlier, address));
             }
         }
@@ -48,38 +52,30 @@ impl Listen {
 
     /// The addresses.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[ListenAddress] {
         &self.0
     }
-}
 
-/// Returns whether a server can listen on this address at all.
-fn check(address: SocketAddr) -> Result<(), ListenError> {
-    let shown = ListenAddress(address);
-    let scope = scope(address);
-    match address.ip().to_canonical() {
-        ip if ip.is_multicast() => Err(ListenError::Multicast(shown)),
-        IpAddr::V4(Ipv4Addr::BROADCAST) => Err(ListenError::Broadcast(shown)),
-        IpAddr::V6(ip) if ip.is_unicast_link_local() && scope == 0 => Err(ListenError::NoInterface(shown)),
-        IpAddr::V6(ip) if ip.is_unicast_link_local() && interface_name(scope).is_none() => {
-            Err(ListenError::UnknownInterface(scope.to_string()))
+    /// The addresses with the interfaces that this host has now.
+    ///
+    /// # Errors
+    /// The first interface that does not exist.
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, BindError> {
+        self.0.iter().map(ListenAddress::resolve).collect()
+    }
+
+    /// An address of a socket, with its interface as these settings write it.
+    pub(in crate::daemon) fn shown(&self, bound: SocketAddr) -> ListenAddress {
+        let mut shown = ListenAddress::from(bound);
+        if shown.interface.is_some() {
+            let is_it = |wanted: &&ListenAddress| {
+                wanted.ip == shown.ip && wanted.resolve().is_ok_and(|wanted| scope(wanted) == scope(bound))
+            };
+            if let Some(wanted) = self.0.iter().find(is_it) {
+                shown.interface.clone_from(&wanted.interface);
+            }
         }
-        IpAddr::V6(ip) if !ip.is_unicast_link_local() && scope != 0 => Err(ListenError::NeedlessInterface(shown)),
-        IpAddr::V4(_) if scope != 0 => Err(ListenError::NeedlessInterface(shown)),
-        _ => Ok(()),
-    }
-}
-
-/// Returns whether the kernel refuses to bind two sockets to these addresses, in either order: sockets without
-/// SO_REUSEADDR, the one for `[::]` with IPV6_V6ONLY off (`inet_rcv_saddr_equal` in `net/ipv4/inet_connection_sock.c`).
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    if one.port() != other.port() || one.port() == 0 {
-        return false;
-    }
-    match (one.ip().to_canonical(), other.ip().to_canonical()) {
-        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) | (_, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => true,
-        (IpAddr::V4(one), IpAddr::V4(other)) => one == other || one.is_unspecified() || other.is_unspecified(),
-        (one_ip, other_ip) => one_ip == other_ip && scope(one) == scope(other),
+        shown
     }
 }
 
@@ -91,33 +87,94 @@ fn scope(address: SocketAddr) -> u32 {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let addresses = Vec::<FromText<ListenAddress>>::deserialize(deserializer)?;
-        Self::new(addresses.into_iter().map(|address| address.0.0).collect()).map_err(D::Error::custom)
+        Self::new(addresses.into_iter().map(|address| address.0).collect()).map_err(D::Error::custom)
     }
 }
 
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|&address| FromText(ListenAddress(address))))
+        serializer.collect_seq(self.0.iter().map(|address| FromText(address.clone())))
     }
 }
 
-/// An address and a port; the interface of a link-local address is read and shown by name, or else by index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress(pub SocketAddr);
+/// An address and a port, a link-local address with its interface: by name or by number, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenAddress {
+    ip: IpAddr,
+    port: u16,
+    interface: Option<String>,
+}
+
+impl ListenAddress {
+    /// The port; 0 = a free one.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address as a socket takes it, with the index that its interface has now.
+    ///
+    /// # Errors
+    /// There is no such interface now.
+    pub fn resolve(&self) -> Result<SocketAddr, BindError> {
+        let (IpAddr::V6(ip), Some(interface)) = (self.ip, &self.interface) else {
+            return Ok(SocketAddr::new(self.ip, self.port));
+        };
+        let missing =
+            |source| BindError::FindInterface { address: self.to_string(), interface: interface.clone(), source };
+        let scope = interface_index(interface).map_err(missing)?;
+        Ok(SocketAddrV6::new(ip, self.port, 0, scope).into())
+    }
+
+    /// Returns whether a server can listen on this address at all.
+    fn check(&self) -> Result<(), ListenError> {
+        let takes_interface = matches!(self.ip.to_canonical(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        match self.ip.to_canonical() {
+            ip if ip.is_multicast() => Err(ListenError::Multicast(self.clone())),
+            IpAddr::V4(Ipv4Addr::BROADCAST) => Err(ListenError::Broadcast(self.clone())),
+            _ if takes_interface && self.interface.is_none() => Err(ListenError::NoInterface(self.clone())),
+            _ if !takes_interface && self.interface.is_some() => Err(ListenError::NeedlessInterface(self.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether the kernel refuses to bind two sockets to these addresses, in either order: sockets without
+    /// SO_REUSEADDR, the one for `[::]` with IPV6_V6ONLY off (`inet_rcv_saddr_equal` in
+    /// `net/ipv4/inet_connection_sock.c`).
+    fn overlaps(&self, other: &Self) -> bool {
+        if self.port != other.port || self.port == 0 {
+            return false;
+        }
+        match (self.ip.to_canonical(), other.ip.to_canonical()) {
+            (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) | (_, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => true,
+            (IpAddr::V4(one), IpAddr::V4(other)) => one == other || one.is_unspecified() || other.is_unspecified(),
+            (one, another) => one == another && self.interface == other.interface,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        let interface = Some(scope(address)).filter(|&scope| scope != 0).map(|scope| scope.to_string());
+        Self { ip: address.ip(), port: address.port(), interface }
+    }
+}
 
 impl FromStr for ListenAddress {
     type Err = ListenError;
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
         let Some((ip, interface, port)) = split_interface(text) else {
-            return text.parse().map(Self).map_err(|_| ListenError::Syntax);
+            return text.parse::<SocketAddr>().map(Self::from).map_err(|_| ListenError::Syntax);
         };
         let ip: Ipv6Addr = ip.parse().map_err(|_| ListenError::Syntax)?;
         let port = port.parse().map_err(|_| ListenError::Syntax)?;
-        // As getaddrinfo(3) does: an interface may be called `2`.
-        let scope = interface_index(interface).or_else(|| interface.parse().ok());
-        let scope = scope.ok_or_else(|| ListenError::UnknownInterface(interface.to_owned()))?;
-        Ok(Self(SocketAddrV6::new(ip, port, 0, scope).into()))
+        if !is_interface_name(interface) {
+            return Err(ListenError::InterfaceName(interface.to_owned()));
+        }
+        // Number 0 stands for none.
+        let interface = Some(interface.to_owned()).filter(|name| name.parse() != Ok(0));
+        Ok(Self { ip: ip.into(), port, interface })
     }
 }
 
@@ -128,11 +185,20 @@ fn split_interface(text: &str) -> Option<(&str, &str, &str)> {
     Some((ip, interface, port))
 }
 
+/// Returns whether an interface may have this name (`dev_valid_name` in the kernel's `net/core/dev.c`), and a line of
+/// the log can show it.
+fn is_interface_name(name: &str) -> bool {
+    (1..=MAX_INTERFACE_NAME).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match interface_name(scope(self.0)) {
-            Some(name) => write!(f, "[{}%{name}]:{}", self.0.ip(), self.0.port()),
-            None => self.0.fmt(f),
+        let Self { ip, port, interface } = self;
+        match interface {
+            Some(interface) => write!(f, "[{ip}%{interface}]:{port}"),
+            None => SocketAddr::new(*ip, *port).fmt(f),
         }
     }
 }
@@ -141,7 +207,7 @@ impl fmt::Display for ListenAddress {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
     /// Not an address with a port.
-    #[error("expected an address and a port, such as `[::]:9000` or `192.0.2.1:9000`")]
+    #[error("expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\"")]
     Syntax,
     /// No address.
     #[error("expected at least one address, such as [\"[::]:9000\"]")]
@@ -161,9 +227,9 @@ pub enum ListenError {
     /// An interface that the kernel would ignore.
     #[error("`{0}` names an interface, which only a link-local address (fe80::/10) takes")]
     NeedlessInterface(ListenAddress),
-    /// The host has no such interface now.
-    #[error("there is no interface {}", quoted(.0))]
-    UnknownInterface(String),
+    /// No interface can have this name.
+    #[error("{} cannot be the name of an interface", quoted(.0))]
+    InterfaceName(String),
     /// The same address again.
     #[error("`{0}` is listed twice")]
     Twice(ListenAddress),
@@ -181,15 +247,15 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    fn overlap(earlier: SocketAddr, later: SocketAddr) -> Self {
-        let canonical = |address: SocketAddr| address.ip().to_canonical();
+    fn overlap(earlier: &ListenAddress, later: &ListenAddress) -> Self {
+        let canonical = |address: &ListenAddress| address.ip.to_canonical();
         // `[::]` includes even `0.0.0.0`.
         let width = |address| (canonical(address).is_unspecified(), canonical(address).is_ipv6());
         let (wide, narrow) = if width(earlier) >= width(later) { (earlier, later) } else { (later, earlier) };
-        match (ListenAddress(earlier), ListenAddress(later)) {
+        match (earlier.clone(), later.clone()) {
             (earlier, later) if earlier == later => Self::Twice(later),
-            (earlier, later) if canonical(earlier.0) == canonical(later.0) => Self::Same(earlier, later),
-            _ => Self::Covered { wide: ListenAddress(wide), narrow: ListenAddress(narrow) },
+            (earlier, later) if canonical(&earlier) == canonical(&later) => Self::Same(earlier, later),
+            _ => Self::Covered { wide: wide.clone(), narrow: narrow.clone() },
         }
     }
 }
@@ -201,7 +267,7 @@ mod tests {
     fn listen(texts: &[&str]) -> Result<Listen, String> {
         let parsed = texts.iter().map(|text| text.parse::<ListenAddress>());
         let addresses = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        Listen::new(addresses.into_iter().map(|address| address.0).collect()).map_err(|error| error.to_string())
+        Listen::new(addresses).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -250,9 +316,10 @@ mod tests {
             ("[::1%lo]:9", "names an interface"),
             ("[::%1]:9", "names an interface"),
             ("[::ffff:127.0.0.1%lo]:9", "names an interface"),
-            ("[fe80::1%nowhere9]:9", "there is no interface `nowhere9`"),
-            ("[fe80::1%4000000000]:9", "there is no interface `4000000000`"),
-            ("[fe80::1%\u{1b}]:9", "there is no interface `\\u{1b}`"),
+            ("[fe80::1%]:9", "`` cannot be the name of an interface"),
+            ("[fe80::1%sixteen-letters-]:9", "`sixteen-letters-` cannot be the name of an interface"),
+            ("[fe80::1%a/b]:9", "`a/b` cannot be the name of an interface"),
+            ("[fe80::1%\u{1b}]:9", "`\\u{1b}` cannot be the name of an interface"),
             ("127.0.0.1", "expected an address and a port"),
             ("[fe80::1%lo]", "expected an address and a port"),
             ("[fe80::1%lo]:70000", "expected an address and a port"),
@@ -263,17 +330,36 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
         assert!(Listen::new(Vec::new()).is_err());
-        let many = |count| Listen::new((1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect());
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port)).into();
+        let many = |count| Listen::new((1..=count).map(local).collect());
         assert!(many(1024).is_ok());
         assert_eq!(many(1025), Err(ListenError::TooMany));
     }
 
     #[test]
-    fn an_interface_goes_by_name_or_index_and_is_shown_by_name() {
-        let by_name: ListenAddress = "[fe80::1%lo]:9".parse().unwrap();
-        assert_eq!("[fe80::1%1]:9".parse(), Ok(by_name));
-        assert_eq!(by_name.to_string(), "[fe80::1%lo]:9");
-        let SocketAddr::V6(address) = by_name.0 else { panic!("{by_name}") };
-        assert_eq!(address.scope_id(), 1);
+    fn an_interface_is_kept_as_it_is_written_and_found_when_it_is_bound() {
+        for text in ["[fe80::1%lo]:9", "[fe80::1%1]:9"] {
+            let address: ListenAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), text);
+            assert_eq!(scope(address.resolve().unwrap()), 1, "{text}");
+        }
+        for (text, interface) in [("[fe80::1%nowhere9]:9", "nowhere9"), ("[fe80::1%4000000000]:9", "4000000000")] {
+            let absent = listen(&["[::1]:9", text]).unwrap();
+            let error = absent.resolve().unwrap_err().to_string();
+            assert_eq!(error, format!("find interface {interface} of {text}"));
+        }
+    }
+
+    #[test]
+    fn a_bound_address_is_shown_with_the_interface_as_it_was_written() {
+        let bound: SocketAddr = "[fe80::1%1]:40000".parse().unwrap();
+        for (wanted, expected) in [
+            (&["[::1]:9", "[fe80::1%nowhere9]:0", "[fe80::1%lo]:0"][..], "[fe80::1%lo]:40000"),
+            (&["[fe80::1%1]:0"], "[fe80::1%1]:40000"),
+            (&["[fe80::2%lo]:0"], "[fe80::1%1]:40000"),
+        ] {
+            assert_eq!(listen(wanted).unwrap().shown(bound).to_string(), expected);
+        }
+        assert_eq!(listen(&["[::]:0"]).unwrap().shown("[::]:9".parse().unwrap()).to_string(), "[::]:9");
     }
 }

@@ -114,19 +114,18 @@ impl Default for Log {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Access {
     /// Sources that get a reply; empty = everyone.
-    pub allow: Vec<FromText<Prefix>>,
+    pub allow: List<Prefix, 65_536>,
     /// Sources that do not.
-    pub deny: Vec<FromText<Prefix>>,
+    pub deny: List<Prefix, 65_536>,
     /// Source ports that do not.
-    pub deny_source_ports: Vec<FromText<PortRange>>,
+    pub deny_source_ports: List<PortRange, 1024>,
 }
 
 impl Default for Access {
     fn default() -> Self {
         // Services that answer anything, and so could loop with this one.
         let ports = [1..=1023, 1900..=1900, 2049..=2049, 3702..=3702, 5353..=5353, 11_211..=11_211];
-        let deny_source_ports = ports.map(|range| FromText(PortRange(range))).into();
-        Self { allow: Vec::new(), deny: Vec::new(), deny_source_ports }
+        Self { allow: List::of([]), deny: List::of([]), deny_source_ports: List::of(ports.map(PortRange)) }
     }
 }
 
@@ -145,7 +144,7 @@ pub struct RateLimit {
     /// Bits of an IPv6 address that make one source.
     pub ipv6_prefix: Whole<1, 128>,
     /// Sources without a limit.
-    pub exempt: Vec<FromText<Prefix>>,
+    pub exempt: List<Prefix, 1024>,
     /// Error replies to one source each second; 0 = no limit.
     pub error_replies_per_second: Whole<0, 100>,
 }
@@ -158,7 +157,7 @@ impl Default for RateLimit {
             total_per_second: Whole::of(0),
             ipv4_prefix: Whole::of(32),
             ipv6_prefix: Whole::of(64),
-            exempt: Vec::new(),
+            exempt: List::of([]),
             error_replies_per_second: Whole::of(10),
         }
     }
@@ -273,18 +272,17 @@ impl Settings {
     }
 
     fn policy(&self) -> Policy {
-        let prefixes = |texts: &[FromText<Prefix>]| texts.iter().map(|text| text.0).collect();
         let mut policy = Policy::open();
-        policy.allow = prefixes(&self.access.allow);
-        policy.deny = prefixes(&self.access.deny);
-        policy.deny_source_ports = self.access.deny_source_ports.iter().map(|ports| ports.0.0.clone()).collect();
+        policy.allow = self.access.allow.iter().copied().collect();
+        policy.deny = self.access.deny.iter().copied().collect();
+        policy.deny_source_ports = self.access.deny_source_ports.iter().map(|ports| ports.0.clone()).collect();
         let (rate, burst) = (self.rate_limit.per_second.value(), self.rate_limit.burst.value());
         let limit = admission::RateLimit::per_source(rate, burst);
         policy.rate_limit = limit.expect("both were checked when they were read");
         policy.rate_limit.total_per_second = self.rate_limit.total_per_second.value();
         policy.rate_limit.ipv4_prefix = self.rate_limit.ipv4_prefix.value() as u8;
         policy.rate_limit.ipv6_prefix = self.rate_limit.ipv6_prefix.value() as u8;
-        policy.rate_limit.exempt = prefixes(&self.rate_limit.exempt);
+        policy.rate_limit.exempt = self.rate_limit.exempt.iter().copied().collect();
         policy.error_replies_per_second = self.rate_limit.error_replies_per_second.value();
         policy
     }
@@ -299,6 +297,7 @@ impl fmt::Display for Settings {
 
 #[cfg(test)]
 mod tests {
+    use super::faults::quoted;
     use super::*;
 
     const SHIPPED: &str = include_str!("../../../config/echo-udpd.toml");
@@ -356,8 +355,24 @@ mod tests {
                 let place = format!("2:{}: {path}{}: expected ", key.len() + 4 + inside, ["", "[0]"][inside]);
                 assert!(message.starts_with(&place), "{key} = {wrong}: {message}");
                 let suggestion = message.ends_with("expected a list: ['seven']");
-                assert!(suggestion || message.ends_with(&format!("`{}`", wrong.trim_matches(['[', ']']))), "{message}");
+                let shown = quoted(wrong.trim_matches(['[', ']']));
+                assert!(suggestion || message.ends_with(&format!("not {shown}")), "{message}");
             }
+        }
+    }
+
+    #[test]
+    fn no_list_is_longer_than_it_may_be() {
+        for (table, key, longest, element) in [
+            ("access", "allow", 65_536, "'::1'"),
+            ("access", "deny", 65_536, "'::1'"),
+            ("access", "deny-source-ports", 1024, "'9'"),
+            ("rate-limit", "exempt", 1024, "'::1'"),
+        ] {
+            let text = |length| format!("[{table}]\n{key} = [\n{}]", format!("{element},\n").repeat(length));
+            assert!(Settings::parse(&text(longest)).is_ok(), "{key}");
+            let too_long = format!("{}:1: {table}.{key}: the list is too long: at most {longest} entries", longest + 3);
+            assert_eq!(fault(&text(longest + 1)), too_long);
         }
     }
 
@@ -373,7 +388,7 @@ mod tests {
             "expected 4096 to 1073741824 bytes, such as 8388608 or \"8MiB\" (units: KiB, MiB, GiB or K, M, G)";
         for wrong in ["4095", "1073741825", "'8MB'", "'3K'", "'2G'", "true"] {
             let fault = fault(&format!("send-buffer-bytes = {wrong}"));
-            assert_eq!(fault, format!("1:21: send-buffer-bytes: {expected}, not `{wrong}`"));
+            assert_eq!(fault, format!("1:21: send-buffer-bytes: {expected}, not {}", quoted(wrong)));
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-use super::diagnosis::{Diagnosis, list_of};
+use super::diagnosis::{Diagnosis, list_of, must_be_quoted};
 use super::faults::{printable, quoted};
 use super::keys;
 
@@ -19,6 +19,7 @@ pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, erro
     let mut values = Vec::new();
     collect(document, &[], &mut values);
     values.sort_by_key(|value| value.place.start);
+    let unclosed = cut_at_unclosed_list(&values, &mut errors);
 
     let mut only_values = true;
     let mut next_line = 0;
@@ -40,7 +41,39 @@ pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, erro
             None => explain(this, document, at, error),
         });
     }
+    if let Some(list) = unclosed {
+        diagnosis.spoilt.push(list.place.start);
+        diagnosis.note(list.place.start, |_| {
+            format!("{}: the list that begins here has no closing ]", keys::shown(&list.path))
+        });
+    }
     only_values
+}
+
+/// Finds the list that runs to the end of the text for want of its bracket, and drops the errors that follow from it.
+///
+/// A string before that which is not closed either is what is wrong, and takes the list's place.
+fn cut_at_unclosed_list<'v, 'd, 'i>(
+    values: &'v [Value<'d, 'i>],
+    errors: &mut Vec<(usize, &Error)>,
+) -> Option<&'v Value<'d, 'i>> {
+    let is_unclosed = |error: &Error| error.message().starts_with("unclosed array");
+    let &(end, _) = errors.iter().find(|(_, error)| is_unclosed(error))?;
+    let list = values.iter().find(|value| value.place.contains(&end) || value.place.end == end)?;
+    let inside = errors.partition_point(|&(at, _)| at < list.place.start);
+    // From here on other keys were taken for elements.
+    let swallowed = errors[inside..].iter().position(|(_, error)| error.message().starts_with("unexpected `=`"));
+    let swallowed = swallowed.map_or(errors.len(), |count| inside + count);
+    let is_string = |(_, error): &(usize, &Error)| {
+        ["invalid basic string", "invalid literal string"].iter().any(|kind| error.message().starts_with(kind))
+    };
+    let string = errors[inside..swallowed].iter().position(is_string);
+    errors.truncate(string.map_or(inside, |number| inside + number + 1));
+    if let Some(number) = string {
+        errors.drain(inside..inside + number);
+        return None;
+    }
+    Some(list)
 }
 
 /// The place of an error in the text, where a character begins or the text ends.
@@ -71,10 +104,9 @@ fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, e
     let text = diagnosis.text;
     let broken_part = innermost(broken.value, at);
     let source = text.get(broken_part.span()).unwrap_or_default();
-    let must_be_quoted = || format!("text must be quoted: \"{}\"", printable(source));
     let Some(default) = default_of(diagnosis, &broken.path) else {
         let is_word = source.starts_with(char::is_alphabetic) || error.message().starts_with("string values must");
-        return if is_word { must_be_quoted() } else { error.message().to_owned() };
+        return if is_word { must_be_quoted(source) } else { error.message().to_owned() };
     };
     // Quoted, would it be right?
     let as_text = |text: &str| Spanned::new(broken_part.span(), DeValue::String(text.to_owned().into()));
@@ -96,7 +128,7 @@ fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, e
             let value = if broken.value.get_ref().is_array() { list_of(&[text]) } else { text };
             match diagnosis.judge(&broken.path, default, &value) {
                 None if default.is_integer() => format!("sizes with a unit are strings: \"{}\"", printable(source)),
-                None => must_be_quoted(),
+                None => must_be_quoted(source),
                 Some(message) => message,
             }
         }
@@ -129,14 +161,16 @@ fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: 
     if let Some(header) = line.strip_prefix('[') {
         let name = header.trim_end_matches(']');
         return match message {
-            "duplicate key" => format!("{name}: the table [{name}] is defined twice", name = keys::shown(&[name])),
+            "duplicate key" => {
+                format!("{}: the table is defined twice", keys::shown(&name.split('.').collect::<Vec<_>>()))
+            }
             _ => format!("{}: {message}", quoted(line)),
         };
     }
     let key = line.split(['=', ':', ' ', '\t']).next().unwrap_or_default().trim();
     let table = before[..line_start].lines().rev().find_map(|line| line.trim().strip_prefix('['));
     let table = table.and_then(|header| header.split(']').next());
-    let path: Vec<_> = table.into_iter().chain([key]).collect();
+    let path: Vec<_> = table.into_iter().chain([key]).flat_map(|name| name.split('.')).map(str::trim).collect();
     let first = match table {
         Some(table) => document.get(table).and_then(|table| table.get_ref().as_table()?.get_key_value(key)),
         None => document.get_key_value(key),
@@ -146,7 +180,17 @@ fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: 
             let line = diagnosis.text[..first.span().start].matches('\n').count() + 1;
             format!("{}: the key is set twice, first on line {line}", keys::shown(&path))
         }
-        _ => format!("{}: {message}", keys::shown(&path)),
+        _ => format!("{}: {}", keys::shown(&path), without_equals_sign(line, key).unwrap_or(message)),
+    }
+}
+
+/// Says what is wrong with a line that sets a key without `=`.
+fn without_equals_sign(line: &str, key: &str) -> Option<&'static str> {
+    let rest = line.strip_prefix(key)?.trim_start();
+    match rest.chars().next() {
+        Some('=') => None,
+        Some(':') => Some("expected `=` after the key, not `:`"),
+        _ => Some("expected `=` after the key"),
     }
 }
 
@@ -189,7 +233,7 @@ mod tests {
                 "1:11: workers: expected a whole number from 0 to 256, not `300`",
                 "2:24: receive-buffer-bytes: sizes with a unit are strings: \"8MiB\"",
                 "4:9: log.level: text must be quoted: \"info\"",
-                "5:1: log.traget: unknown key `traget`; did you mean `target`?",
+                "5:1: log.traget: unknown key; did you mean `target`?",
             ]
         );
     }
@@ -199,16 +243,50 @@ mod tests {
         for (text, expected) in [
             ("workers = 1\nworkers = 2", "2:1: workers: the key is set twice, first on line 1"),
             ("[log]\nlevel = 'info'\n\nlevel = 'warn'", "4:1: log.level: the key is set twice, first on line 2"),
-            ("[log]\n[reply]\n[log]", "3:2: log: the table [log] is defined twice"),
+            ("log.level 'info'", "1:11: log.level: expected `=` after the key"),
+            ("[log]\n[reply]\n[log]", "3:2: log: the table is defined twice"),
             ("[log\nlevel = 'info'", "1:5: `[log`: unclosed table, expected `]`"),
-            ("[log]\nlevel 'info'", "2:7: log.level: key with no value, expected `=`"),
-            ("[log]\nlevel", "2:6: log.level: key with no value, expected `=`"),
+            ("[log]\nlevel 'info'", "2:7: log.level: expected `=` after the key"),
+            ("[log]\nlevel", "2:6: log.level: expected `=` after the key"),
             ("listen = [\n'a'\n'b'\n]", "3:1: listen: missing comma between array elements, expected `,`"),
         ] {
             assert_eq!(lines(text), [expected], "{text}");
         }
-        let unclosed = lines("listen = [\n'[::]:1',\nworkers = 3\n[log]\nlevel = 'info'\n");
-        assert!(unclosed[0].starts_with("3:"), "{unclosed:?}");
-        assert!(unclosed.iter().all(|line| line.contains(": listen: ")), "{unclosed:?}");
+    }
+
+    #[test]
+    fn a_list_that_is_not_closed_is_told_where_it_begins_and_nothing_that_follows_from_it() {
+        let allow = "workers = 300\n[access]\nallow = [\n";
+        for rest in [
+            "'10.0.0.0/8',\n[rate-limit]\nper-second = 5\nexempt = []\n",
+            "'10.0.0.0/8'\n\n[rate-limit]\nper-second = 5\n[log]\nlevel='x'",
+            "[log]\nlevel = 'info\n",
+            "# ]",
+            "[['::1',",
+            "",
+        ] {
+            assert_eq!(
+                lines(&format!("{allow}{rest}")),
+                [
+                    "1:11: workers: expected a whole number from 0 to 256, not `300`",
+                    "3:9: access.allow: the list that begins here has no closing ]",
+                ],
+                "{rest}"
+            );
+        }
+        let unclosed = "1:10: listen: the list that begins here has no closing ]";
+        assert_eq!(lines("listen = [\n'[::]:1',\nworkers = 3\n[log]\nlevel = 'info'\n"), [unclosed]);
+        // It is the quote that is missing.
+        assert_eq!(lines("listen = ['::1', \"[::]:9]\nworkers = 3\n"), ["1:26: listen: the closing \" is missing"]);
+    }
+
+    #[test]
+    fn a_colon_in_place_of_the_equals_sign_is_named() {
+        for text in ["[access]\nallow: ['10.0.0.0/8']", "[access]\nallow : ['10.0.0.0/8']", "[access]\nallow: x"] {
+            let lines = lines(text);
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].ends_with(": access.allow: expected `=` after the key, not `:`"), "{lines:?}");
+        }
+        assert_eq!(lines("[log]\nlevel: info\nrequests: true").len(), 2, "each line that has one");
     }
 }

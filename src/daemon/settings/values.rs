@@ -244,6 +244,43 @@ impl<T: fmt::Display> Serialize for FromText<T> {
     }
 }
 
+/// A list of values that are written as text, at most `MAX` of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T, const MAX: usize>(Vec<FromText<T>>);
+
+impl<T, const MAX: usize> List<T, MAX> {
+    /// These values.
+    ///
+    /// # Panics
+    /// They are too many.
+    #[must_use]
+    pub fn of<const LENGTH: usize>(values: [T; LENGTH]) -> Self {
+        assert!(LENGTH <= MAX, "more values than a list may have");
+        Self(values.map(FromText).into())
+    }
+
+    /// The values.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|value| &value.0)
+    }
+}
+
+impl<'de, T: FromStr<Err: fmt::Display>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let values = Vec::deserialize(deserializer)?;
+        if values.len() > MAX {
+            return Err(D::Error::custom(format_args!("the list is too long: at most {MAX} entries")));
+        }
+        Ok(Self(values))
+    }
+}
+
+impl<T: fmt::Display, const MAX: usize> Serialize for List<T, MAX> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 /// A range of ports, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRange(pub(super) RangeInclusive<u16>);
@@ -255,7 +292,7 @@ impl FromStr for PortRange {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.parse(), last.parse()) {
             (Ok(first), Ok(last)) if first <= last => Ok(Self(first..=last)),
-            _ => Err("expected a port or a range of ports from 0 to 65535, such as `1900` or `1-1023`"),
+            _ => Err("expected a port or a range of ports from 0 to 65535, such as \"1900\" or \"1-1023\""),
         }
     }
 }
