@@ -33,7 +33,7 @@ impl Pace {
         self.ahead.store(cost * u64::from(burst.max(1)), Relaxed);
     }
 
-    /// Whether one more event may happen now; if so it is counted.
+    /// Returns whether one more event may happen now, and counts it if so.
     pub(crate) fn allow(&self, now: Instant) -> bool {
         let cost = self.cost.load(Relaxed);
         if cost == 0 {

@@ -50,7 +50,7 @@ pub(super) struct Limiter {
 #[derive(Default)]
 struct Line([AtomicU64; LINE]);
 
-/// Who is limited: an address, already cut to its prefix, and its scope.
+/// The source that is limited: an address, already cut to its prefix, and its scope.
 pub(super) type Key = (IpAddr, u32);
 
 /// An entry: the fingerprint of its source, never 0, above its arrival time.
@@ -79,7 +79,8 @@ impl Limiter {
         }
     }
 
-    /// Whether a source may spend `tokens` now; if so they are spent. `now` is what [`clock`](Self::clock) was told.
+    /// Returns whether a source may spend `tokens` now, and spends them if so. `now` is what [`clock`](Self::clock) was
+    /// told.
     pub(super) fn allow(&self, key: &Key, tokens: u32, rate: Rate, now: u64) -> bool {
         let cost = rate.token.saturating_mul(tokens);
         if cost == 0 {

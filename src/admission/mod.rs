@@ -48,7 +48,8 @@ pub struct Policy {
     pub deny_source_ports: Vec<RangeInclusive<u16>>,
     /// How much one source may spend.
     pub rate_limit: RateLimit,
-    /// Error replies to one source, each second and at once; 0 = no limit, of the total of 100 a second neither.
+    /// Error replies to one source, each second and at once; 0 = no limit, and none on the total of 100 a second
+    /// either. Exempt sources have none.
     pub error_replies_per_second: u32,
 }
 
@@ -107,8 +108,8 @@ impl Admission {
     ///
     /// A datagram from one of them, and from one loopback address to another on the loopback interface, has no rate
     /// limit. On any other port of this host a service may listen, and a forged datagram could join the two: there the
-    /// rate holds. Ports outside of 32768 to 60999, Linux's own range, are never exempt, for operators widen it over
-    /// ports of services.
+    /// rate holds. Ports outside 32768-60999, Linux's default, are never exempt: operators widen the range across ports
+    /// on which services listen.
     #[must_use]
     pub fn with_client_ports(
         listening: impl IntoIterator<Item = u16>,

@@ -127,7 +127,7 @@ impl<T: Copy> PrefixMap<T> {
     }
 }
 
-/// Who is answered: the longest prefix that holds a source decides, deny wins a tie.
+/// The sources that get a reply: the longest matching prefix decides; on a tie, deny wins.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AccessList {
     allowed: PrefixMap<bool>,

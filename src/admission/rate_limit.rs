@@ -18,7 +18,7 @@ use super::{LARGEST_COST, LONGEST_BURST};
 pub struct RateLimit {
     pub(super) per_second: u32,
     pub(super) burst: u32,
-    /// Datagrams of all sources together that have a limit, each second and at once; 0 = no limit.
+    /// Datagrams from all sources that are not exempt, each second and at once; 0 = no limit.
     pub total_per_second: u32,
     /// Bits of an IPv4 address that make one source.
     pub ipv4_prefix: u8,

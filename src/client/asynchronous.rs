@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::link::{Link, receive};
 use super::{ClientError, ConnectOptions};
 use crate::protocol::DatagramProtocol;
+use crate::socket::disable_error_queue;
 
 /// A client of one server, for use with tokio.
 ///
@@ -145,6 +146,7 @@ impl<P> UdpClient<P> {
 
 /// Puts a connected socket into tokio's hands.
 fn open(socket: std::net::UdpSocket) -> io::Result<Link<UdpSocket>> {
+    disable_error_queue(&socket)?;
     socket.set_nonblocking(true)?;
     Link::new(UdpSocket::from_std(socket)?)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::link::{Link, receive};
 use super::{ClientError, ConnectOptions};
 use crate::protocol::DatagramProtocol;
-use crate::socket::wait_readable;
+use crate::socket::{disable_error_queue, wait_readable};
 
 /// A client of one server that blocks the thread.
 #[derive(Debug)]
@@ -132,6 +132,7 @@ impl<P> UdpClient<P> {
 
 /// Makes a connected socket one whose sends wait for room.
 fn open(socket: UdpSocket) -> io::Result<Link<UdpSocket>> {
+    disable_error_queue(&socket)?;
     socket.set_nonblocking(false)?;
     Link::new(socket)
 }

@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
     }))
 }
 
-/// Whether a socket unit started the daemon, as far as can be seen.
+/// Returns whether a socket unit started the daemon, as far as can be seen.
 fn is_triggered(inherited: &Result<Inherited, InheritError>) -> bool {
     inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty())
 }

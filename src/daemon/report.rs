@@ -151,7 +151,7 @@ pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
     }
 }
 
-/// Whether the kernel granted what was asked for, but for rounding.
+/// Returns whether the kernel granted what was asked for, but for rounding.
 fn is_enough(granted: usize, wanted: usize) -> bool {
     granted >= wanted / 10 * 9
 }

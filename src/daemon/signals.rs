@@ -95,14 +95,14 @@ impl Requests {
     }
 }
 
-/// Whether SIGHUP says that the terminal is gone: a daemon in the foreground must not keep the port then. Whoever
-/// started it with SIGHUP ignored (nohup(1)) wants it to stay.
+/// Returns whether SIGHUP says that the terminal is gone: a daemon in the foreground must not keep the port then.
+/// Whoever started it with SIGHUP ignored (nohup(1)) wants it to stay.
 fn hangup_stops() -> bool {
     let has_terminal = File::open("/dev/tty").is_ok();
     has_terminal && !fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, SIGHUP))
 }
 
-/// Whether `/proc/PID/status` has the signal in its mask of those ignored (proc_pid_status(5)).
+/// Returns whether `/proc/PID/status` has the signal in its mask of those ignored (proc_pid_status(5)).
 fn ignores(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)

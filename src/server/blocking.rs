@@ -147,8 +147,8 @@ impl BackgroundServer {
         self.wait()
     }
 
-    /// Waits at most this long until the server has stopped; `None` if it has not. The result is given once: after it,
-    /// there are no more errors.
+    /// Waits at most this long until the server has stopped; `None` if it has not. An error is returned only once;
+    /// later calls return `Ok`.
     pub fn join_timeout(&mut self, timeout: Duration) -> Option<Result<(), ServeError>> {
         if self.thread.is_some()
             && let Some(deadline) = Instant::now().checked_add(timeout)

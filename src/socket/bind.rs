@@ -14,12 +14,12 @@ use super::bound::{BindError, BoundSocket, Families, SocketOptions};
 use super::name::canonical;
 use super::options::{finish, free_bind, reset, set};
 
-/// What an address comes to on this host.
+/// An address as this host can bind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The address that is bound: an IPv4-mapped one is IPv4, and `[::]` is `0.0.0.0` where the host has no IPv6.
     address: SocketAddr,
-    /// What a socket there answers.
+    /// The families that a socket there serves.
     families: Families,
 }
 
@@ -41,7 +41,7 @@ impl Target {
         }
     }
 
-    /// Whether this socket is what [`bind`](Self::bind) would make.
+    /// Returns whether this socket is what [`bind`](Self::bind) would make.
     #[must_use]
     pub fn is_of(&self, socket: &UdpSocket) -> bool {
         let wanted = match self.families {

@@ -1,10 +1,10 @@
-//! What a socket is asked for, what it is once it is bound, and why it could not be created or bound.
+//! The options of a socket, the socket once it is bound, and the reasons why it could not be created or bound.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
 
-/// What a socket is asked for.
+/// Options of a socket to be bound or adopted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketOptions {
@@ -40,7 +40,7 @@ pub enum Families {
 }
 
 impl Families {
-    /// Whether the socket is of the family AF_INET6.
+    /// Returns whether the socket is of the family AF_INET6.
     #[must_use]
     pub fn ipv6_socket(self) -> bool {
         matches!(self, Self::Both | Self::NoIpv6Address | Self::Ipv6)

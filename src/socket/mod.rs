@@ -25,6 +25,7 @@ pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 use bytes::Bytes;
 pub use control::PacketInfo;
 pub use interface::{interface_index, interface_name};
+pub(crate) use options::disable_error_queue;
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
 pub use send::{SendBatch, Sent};
@@ -48,7 +49,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Whether it was sent to one host: neither broadcast nor multicast.
+    /// Returns whether it was sent to one host: neither broadcast nor multicast.
     #[must_use]
     pub fn is_unicast(&self) -> bool {
         self.address == self.local && !self.address.is_multicast()
@@ -58,7 +59,7 @@ impl Destination {
 /// A datagram as it was received.
 #[derive(Clone, Debug)]
 pub struct Datagram {
-    /// Who sent it; an IPv4 address is never in mapped form.
+    /// The sender; an IPv4 address is never in mapped form.
     pub peer: SocketAddr,
     /// Where it was sent to; `None` when the kernel did not say.
     pub destination: Option<Destination>,

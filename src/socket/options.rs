@@ -25,7 +25,16 @@ pub fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     if result == 0 { Ok(words[SK_MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What a socket needs whoever bound it.
+/// Switches off the error queue that a given socket may have (IP_RECVERR of ip(7)): while errors wait in it, the socket
+/// is ready without end, and has no datagram.
+pub(crate) fn disable_error_queue(socket: impl AsFd) -> io::Result<()> {
+    set_integer(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 0)?;
+    // An IPv4 socket has no such option.
+    let _ = set_integer(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0);
+    Ok(())
+}
+
+/// Sets the options that every socket of a server needs, whoever bound it.
 pub(super) fn finish(
     socket: Socket,
     address: SocketAddr,

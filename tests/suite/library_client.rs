@@ -347,3 +347,22 @@ fn a_value_of_ones_own_type_travels() {
     other.send_packet(json!({"words": 7})).unwrap();
     assert!(matches!(other.recv_packet_within(DEADLINE), Err(ClientError::Parse(_))));
 }
+
+#[test]
+fn a_given_socket_with_an_error_queue_is_waited_on_without_spinning() {
+    use std::os::fd::AsRawFd;
+    let nobody = refusing_socket();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(nobody.local_addr().unwrap()).unwrap();
+    crate::harness::wire::set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 1).unwrap();
+    let client = blocking::UdpClient::from_socket(socket, json()).unwrap();
+    client.send_packet(json!(1)).unwrap();
+    assert!(client.recv_packet_within(DEADLINE).unwrap_err().is_refused());
+    let cpu =
+        || std::fs::read_to_string("/proc/thread-self/schedstat").unwrap().split(' ').next().unwrap().parse::<u64>();
+    let before = cpu().unwrap();
+    let nothing = client.recv_packet_within(Duration::from_millis(300));
+    assert!(matches!(nothing, Err(ClientError::TimedOut(_))), "{nothing:?}");
+    let spent = Duration::from_nanos(cpu().unwrap() - before);
+    assert!(spent < Duration::from_millis(100), "{spent:?} of 300 ms");
+}

@@ -155,7 +155,8 @@ pub(crate) fn send_segments(socket: &UdpSocket, payload: &[u8], size: i32) -> st
     socket.send(payload).map(drop)
 }
 
-fn set_option(socket: RawFd, level: i32, option: i32, value: i32) -> std::io::Result<()> {
+/// Sets an option that is a number.
+pub(crate) fn set_option(socket: RawFd, level: i32, option: i32, value: i32) -> std::io::Result<()> {
     // SAFETY: the option value is one live i32, and its size is what the kernel is told.
     let result = unsafe {
         libc::setsockopt(socket, level, option, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t)
