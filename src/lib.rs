@@ -51,7 +51,7 @@
 //!                      |
 //!                  serializer
 //!
-//!   socket, ledger, message, printable, failure_chain
+//!   socket, ledger, message, printable, counted, failure_chain
 //! ```
 //! A room may use all rooms that its lines lead down to, at any distance, and those at the bottom: `daemon` uses
 //! `admission`, `handler` and `protocol` beside `server`, and `pace` serves `admission`, `handler` and `server`.
