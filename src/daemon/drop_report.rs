@@ -1,4 +1,4 @@
-//! What the operator is told of datagrams that got no reply: one line for each reason, at most once a minute while it
+//! The report on datagrams that got no reply: one line for each reason, at most once a minute while it
 //! lasts.
 //!
 //! However many strangers cause drops, there are no more lines than reasons. Each single drop is a line at level debug.

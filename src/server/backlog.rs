@@ -28,7 +28,7 @@ impl Backlog {
     }
 
     /// Sends what waits and then what is new; what finds no room waits from now on. Replies that have waited too long,
-    /// or exceed the bound, are dropped. `report` is told of each that was sent or dropped.
+    /// or exceed the bound, are dropped. `report` gets each that was sent or dropped.
     pub(super) fn send(
         &mut self,
         batch: &mut SendBatch,

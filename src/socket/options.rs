@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use super::bound::{BindError, BoundSocket, Families, SocketOptions};
 
 /// Datagrams that the kernel dropped on this socket since it was made, for a full buffer or a bad checksum: exact at
-/// once, unlike SO_RXQ_OVFL. After 2^32 it begins anew.
+/// once, unlike SO_RXQ_OVFL. After 2^32 it starts again at 0.
 ///
 /// # Errors
 /// Those of `getsockopt(2)`.

@@ -50,7 +50,8 @@ pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, erro
     only_values
 }
 
-/// Finds the list that runs to the end of the text for want of its bracket, and drops the errors that follow from it.
+/// Finds the list that runs to the end of the text because its bracket is missing, and drops the errors that follow
+/// from it.
 ///
 /// A string before that which is not closed either is what is wrong, and takes the list's place.
 fn cut_at_unclosed_list<'v, 'd, 'i>(
