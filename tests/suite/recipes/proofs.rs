@@ -11,8 +11,8 @@ const OTHER_PORT: &str = "listen = [\"[::]:9001\"]";
 
 /// Installs the package, which starts nothing, and enables the service.
 pub(super) fn install(steps: &mut Steps) {
-    steps.container.sh("dpkg --purge echo-udpd; mkdir -p /root/clone/target/debian
-         cp /packages/now.deb /root/clone/target/debian/echo-udpd_0.1.0-1_amd64.deb");
+    steps.container.sh("dpkg --purge echo-udpd; mkdir -p /srv/clone/target/debian
+         cp /packages/now.deb /srv/clone/target/debian/echo-udpd_0.1.0-1_amd64.deb");
     steps.run();
     assert_eq!(steps.states(), "inactive inactive", "{}", steps.place());
     steps.run_all();
@@ -292,7 +292,7 @@ pub(super) fn say_hello(steps: &mut Steps) {
 /// The host of the example is one of ours here.
 pub(super) fn send_file(steps: &mut Steps) {
     steps.container.sh("systemctl start echo-udpd; echo '::1 echo.example.net' >> /etc/hosts");
-    steps.container.write("/root/clone/packet.json", "{\"of\":\"a file\"}");
+    steps.container.write("/srv/clone/packet.json", "{\"of\":\"a file\"}");
     let said = steps.run();
     assert!(said.contains("Received: {\"of\":\"a file\"}"), "{}: {said}", steps.place());
 }

@@ -32,7 +32,7 @@ impl<'a> Steps<'a> {
             "systemctl disable --now echo-udpd.socket echo-udpd.service 2>&1
              rm -rf /etc/systemd/system/echo-udpd.* /etc/sysctl.d/echo-udpd.conf /etc/echo-udpd/other.toml
              systemctl daemon-reload; systemctl reset-failed; journalctl --quiet --rotate --vacuum-time=1us
-             mkdir -p /root/clone; cd /root/clone; rm -rf *; : > {FILE}; chmod 644 {FILE}"
+             mkdir -p /srv/clone; cd /srv/clone; rm -rf *; : > {FILE}; chmod 644 {FILE}"
         );
         container.sh(&clean);
         Self { container, recipe, typed: 0 }
@@ -65,7 +65,7 @@ impl<'a> Steps<'a> {
             }
             None => command,
         };
-        self.container.shell(&format!("cd /root/clone; {typed}"))
+        self.container.shell(&format!("cd /srv/clone; {typed}"))
     }
 
     /// Types the next command, which succeeds, and returns what it prints.
