@@ -48,7 +48,7 @@ impl RateLimit {
         Self { per_second: 0, burst: 0, total_per_second: 0, ipv4_prefix: 32, ipv6_prefix: 64, exempt: Vec::new() }
     }
 
-    /// Gives each source so many tokens a second, of which it may spend at most `burst` at once; a rate of 0 is no
+    /// Gives each source `per_second` tokens a second, of which it may spend at most `burst` at once; a rate of 0 is no
     /// limit, whatever the burst. A source is one IPv4 address or one IPv6 /64.
     ///
     /// # Errors

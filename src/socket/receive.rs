@@ -21,8 +21,8 @@ const SLOT: usize = 65_536;
 const PINNED: usize = BATCH;
 /// How many slots the first call offers. A call that fills all makes the next one offer twice as many, up to [`BATCH`].
 const FIRST_SLOTS: usize = 4;
-/// After this many calls in a row that fill at most a quarter of the slots, half as many are offered: the kernel is
-/// told of each slot before each call.
+/// After this many calls in a row that fill at most a quarter of the slots, half as many are offered: each slot that is
+/// offered costs a little before each call.
 const SMALL_BATCHES: u32 = 64;
 
 /// Receives up to [`BATCH`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which only

@@ -1,7 +1,7 @@
 //! Readiness of a socket, to be read from alone.
 //!
-//! tokio's own socket is told of both directions: every datagram that has left makes it writable once more, and wakes
-//! its loop.
+//! tokio's own socket registers for both directions: every datagram that has left makes it writable once more, and
+//! wakes its loop.
 
 use std::io;
 use std::net::UdpSocket;
