@@ -39,7 +39,7 @@
 //! ```text
 //!     bin/echo-udpd      bin/echo-udp
 //!           |                 |
-//!         daemon             cli
+//!         daemon       client_program
 //!           |                 |
 //!           |    blocking     |
 //!           |    /      \     |
@@ -47,14 +47,14 @@
 //!          /    \          /
 //! admission    handler    /
 //!          \    /   \    /
-//!           pace    protocol
+//!           rate    protocol
 //!                      |
 //!                  serializer
 //!
-//!   socket, ledger, message, printable, counted, failure_chain
+//!   socket, stats, message_id, printable, counted, failure_chain
 //! ```
 //! A room may use all rooms that its lines lead down to, at any distance, and those at the bottom: `daemon` uses
-//! `admission`, `handler` and `protocol` beside `server`, and `pace` serves `admission`, `handler` and `server`.
+//! `admission`, `handler` and `protocol` beside `server`, and `rate` serves `admission`, `handler` and `server`.
 //! `server` and `client` do not know each other; `blocking` only gives their blocking twins one place. Without default
 //! features the crate is the library alone: no command line, settings file, log format or service manager.
 //!
@@ -65,22 +65,22 @@ compile_error!("echo-udpd runs on Linux only: it needs recvmmsg(2), sendmmsg(2) 
 
 pub mod admission;
 pub mod blocking;
-#[cfg(feature = "cli")]
-pub mod cli;
 pub mod client;
+#[cfg(feature = "cli")]
+pub mod client_program;
 mod counted;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 mod failure_chain;
 pub mod handler;
-pub mod ledger;
-pub mod message;
-mod pace;
+pub mod message_id;
 pub mod printable;
 pub mod protocol;
+mod rate;
 pub mod serializer;
 pub mod server;
 pub mod socket;
+pub mod stats;
 
 /// The README's program, compiled with the other examples of the documentation.
 #[cfg(doctest)]

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use echo_udpd::admission::{Admission, Policy, RateLimit};
 use echo_udpd::handler::{DatagramRequestHandler, EchoRequestHandler, RequestLogSettings};
-use echo_udpd::ledger::{DropReason, Stats};
 use echo_udpd::protocol::RawJsonProtocol;
 use echo_udpd::serializer::RawJson;
 use echo_udpd::server::engine::Engine;
-use echo_udpd::socket::{Datagram, Destination, Sent};
+use echo_udpd::socket::{Datagram, Destination, SendOutcome};
+use echo_udpd::stats::{DropReason, Stats};
 
 /// What the flood brings each second of the test's clock.
 const FLOOD: u64 = 1_000_000;
@@ -90,11 +90,11 @@ fn flood(
         for outgoing in &queue {
             replies.heavy += u64::from(outgoing.peer.ip() == IpAddr::from(HEAVY_SOURCE));
             replies.modest += u64::from(outgoing.peer.ip() == IpAddr::from(MODEST_SOURCE));
-            engine.sent(&Sent::Done(outgoing));
+            engine.sent(&SendOutcome::Sent(outgoing));
         }
         *engine.outgoing() = queue;
         engine.outgoing().clear();
-        engine.settle();
+        engine.publish();
         // Warm: every page of the table has been written to.
         if round / workers == rounds / workers / 4 {
             barrier.wait();

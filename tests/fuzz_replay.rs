@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use echo_udpd::ledger::DropReason;
+use echo_udpd::stats::DropReason;
 use proptest::prelude::*;
 
 #[path = "fuzz/properties.rs"]

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 /// Ticks in a second: fine enough that a rate of 10 000 is met within a seventh of a per cent.
 pub(super) const TICKS: u64 = 1 << 20;
 /// The longest time that a burst may take to become whole again, in seconds; entries hold 32 bits of ticks.
-pub const LONGEST_BURST: u32 = 300;
+pub const MAX_REFILL_SECONDS: u32 = 300;
 /// How often passed entries are cleared, in ticks: well before the 32 bits come round.
 const SWEEP: u64 = 1 << 29;
 
@@ -32,7 +32,7 @@ impl Rate {
     /// `per_second` tokens a second, 0 = no limit, and `burst` at once.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         let token = if per_second == 0 { 0 } else { (TICKS as u32).div_ceil(per_second) };
-        let ahead = token.saturating_mul(burst.max(1)).min(LONGEST_BURST * TICKS as u32);
+        let ahead = token.saturating_mul(burst.max(1)).min(MAX_REFILL_SECONDS * TICKS as u32);
         Self { token, ahead }
     }
 }
@@ -79,7 +79,7 @@ impl Limiter {
         }
     }
 
-    /// Returns whether a source may spend `tokens` now, and spends them if so. `now` is what [`clock`](Self::clock) was
+    /// Returns whether a source may spend `tokens` now, and spends them if so. `now` is what [`clock`](Self::sweep_if_due) was
     /// told.
     pub(super) fn allow(&self, key: &Key, tokens: u32, rate: Rate, now: u64) -> bool {
         let cost = rate.token.saturating_mul(tokens);
@@ -102,7 +102,7 @@ impl Limiter {
                     Some(allowed) => return allowed,
                     None => continue,
                 },
-                Found::Other(slot, seen) => {
+                Found::Evictable(slot, seen) => {
                     let fresh = entry(mine, now.wrapping_add(cost));
                     if slot.compare_exchange(seen, fresh, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                         continue;
@@ -144,7 +144,7 @@ impl Limiter {
                 least = (slot, seen, lead);
             }
         }
-        Found::Other(least.0, least.1)
+        Found::Evictable(least.0, least.1)
     }
 
     /// Lets no source be further behind than a whole burst at this rate: what it spent at a slower one would count for
@@ -163,7 +163,7 @@ impl Limiter {
 
     /// Tells the table the time in ticks, before a batch is judged: clears what has passed before its 32 bits come
     /// round.
-    pub(super) fn clock(&self, now: u64) {
+    pub(super) fn sweep_if_due(&self, now: u64) {
         let since = now.saturating_sub(self.swept.load(Ordering::Acquire));
         if since >= SWEEP {
             self.sweep(now);
@@ -191,7 +191,7 @@ impl Limiter {
 
 enum Found<'a> {
     Own(&'a AtomicU64, u64),
-    Other(&'a AtomicU64, u64),
+    Evictable(&'a AtomicU64, u64),
 }
 
 impl std::fmt::Debug for Limiter {
@@ -213,7 +213,7 @@ mod tests {
     /// How many of these moments pass.
     fn passed(limiter: &Limiter, rate: Rate, moments: impl Iterator<Item = u64>) -> u64 {
         let allow = |&now: &u64| {
-            limiter.clock(now);
+            limiter.sweep_if_due(now);
             limiter.allow(&key(1), 1, rate, now)
         };
         moments.filter(allow).count() as u64
@@ -268,7 +268,7 @@ mod tests {
         let wrap = 1u64 << 32;
         // A source that asks five times a second is never limited, however the 32 bits stand.
         let limited = (0..3 * wrap + wrap / 3).step_by(TICKS as usize / 5).filter(|&now| {
-            limiter.clock(now);
+            limiter.sweep_if_due(now);
             !limiter.allow(&key(1), 1, rate, now)
         });
         assert_eq!(limited.count(), 0);
@@ -294,7 +294,7 @@ mod tests {
         // A million sources in one second, beside one that asks a thousand times and one that asks ten times.
         for step in 0..1_000_000u32 {
             let now = u64::from(step) * TICKS / 1_000_000;
-            limiter.clock(now);
+            limiter.sweep_if_due(now);
             limiter.allow(&key(step.wrapping_mul(2_654_435_761) | 0x1000), 1, rate, now);
             if step % 1000 == 0 {
                 heavy += u32::from(limiter.allow(&key(1), 1, rate, now));
@@ -339,7 +339,7 @@ mod tests {
                 if expected {
                     arrival = next;
                 }
-                limiter.clock(now);
+                limiter.sweep_if_due(now);
                 prop_assert_eq!(limiter.allow(&key(9), tokens, rate, now), expected);
             }
         }

@@ -15,24 +15,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-pub use self::limiter::LONGEST_BURST;
+pub use self::limiter::MAX_REFILL_SECONDS;
 use self::limiter::{Key, Limiter, Rate, TICKS};
 use self::port_set::PortSet;
 use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
 pub use self::rate_limit::{RateLimit, RateLimitError};
-use crate::ledger::DropReason;
-use crate::pace::Pace;
+use crate::rate::RateLimiter;
 use crate::socket::{Datagram, Destination};
+use crate::stats::DropReason;
 
 /// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
-const BYTES_A_TOKEN: usize = 1232;
+const BYTES_PER_TOKEN: usize = 1232;
 /// The tokens of the largest datagram: a burst must be at least this.
-pub const LARGEST_COST: u32 = 54;
+pub const MAX_DATAGRAM_COST: u32 = 54;
 /// Sources that are told apart at once: 512 KiB. Exact under three million random ones a second.
-const SOURCES: usize = 65_536;
+const SOURCE_SLOTS: usize = 65_536;
 /// The same for sources of what is no packet.
-const ERROR_SOURCES: usize = 8192;
+const ERROR_SOURCE_SLOTS: usize = 8192;
 /// Error replies to all sources together, each second and at once.
 const ERROR_REPLIES_IN_TOTAL: u32 = 100;
 
@@ -80,9 +80,9 @@ pub struct Admission {
     version: AtomicU64,
     origin: Instant,
     sources: Limiter,
-    total: Pace,
+    total: RateLimiter,
     error_sources: Limiter,
-    error_total: Pace,
+    error_total: RateLimiter,
 }
 
 /// What is decided before a datagram comes.
@@ -125,10 +125,10 @@ impl Admission {
             client_ports,
             version: AtomicU64::new(0),
             origin: Instant::now(),
-            sources: Limiter::new(SOURCES),
-            total: Pace::new(0, 0),
-            error_sources: Limiter::new(ERROR_SOURCES),
-            error_total: Pace::new(0, 0),
+            sources: Limiter::new(SOURCE_SLOTS),
+            total: RateLimiter::new(0, 0),
+            error_sources: Limiter::new(ERROR_SOURCE_SLOTS),
+            error_total: RateLimiter::new(0, 0),
         };
         admission.set_totals(policy);
         admission
@@ -181,15 +181,15 @@ impl Gate {
     }
 
     /// Begins a batch that was received at this time: rules that have changed are in force from here on.
-    pub fn begin(&mut self, now: Instant) {
+    pub fn begin_batch(&mut self, now: Instant) {
         let version = self.admission.version.load(Ordering::Acquire);
         if version != self.version {
             self.rules = self.admission.rules();
             self.version = version;
         }
         self.now = (now, self.admission.ticks(now));
-        self.admission.sources.clock(self.now.1);
-        self.admission.error_sources.clock(self.now.1);
+        self.admission.sources.sweep_if_due(self.now.1);
+        self.admission.error_sources.sweep_if_due(self.now.1);
     }
 
     /// Lets the datagram pass, or says why not.
@@ -201,7 +201,7 @@ impl Gate {
         if self.rules.is_exempt(datagram.peer, datagram.destination) {
             return Ok(());
         }
-        let tokens = (datagram.payload.len().div_ceil(BYTES_A_TOKEN)).max(1) as u32;
+        let tokens = (datagram.payload.len().div_ceil(BYTES_PER_TOKEN)).max(1) as u32;
         let key = self.rules.key(datagram.peer);
         if !self.admission.sources.allow(&key, tokens, self.rules.rate, self.now.1) {
             return Err(DropReason::RateLimit);
@@ -476,11 +476,11 @@ mod tests {
     fn a_source_that_was_over_a_slower_rate_has_the_new_one_after_a_reload() {
         let mut gate = gate(&limited(1, 300));
         let begin = Instant::now();
-        gate.begin(begin);
+        gate.begin_batch(begin);
         let passed = |gate: &Gate| (0..3).map(|_| passed(gate, "192.0.2.1:40000", "192.0.2.9")).sum::<usize>();
         assert_eq!((passed(&gate), passed(&gate)), (300, 0));
         gate.admission.set_policy(&limited(100, 100));
-        gate.begin(begin + Duration::from_secs(2));
+        gate.begin_batch(begin + Duration::from_secs(2));
         assert!(passed(&gate) >= 99);
     }
 
@@ -488,10 +488,10 @@ mod tests {
     fn a_source_regains_its_tokens_in_seconds_and_in_parts_of_them() {
         let mut gate = gate(&limited(10, 60));
         let begin = Instant::now();
-        gate.begin(begin);
+        gate.begin_batch(begin);
         assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 60);
         for (milliseconds, regained) in [(500, 5), (3_000, 25), (5_700, 27)] {
-            gate.begin(begin + Duration::from_millis(milliseconds));
+            gate.begin_batch(begin + Duration::from_millis(milliseconds));
             let passed = passed(&gate, "192.0.2.1:40000", "192.0.2.9");
             // A token takes a whole number of ticks, at least its tenth of a second.
             assert!((regained - 1..=regained).contains(&passed), "{passed} after {milliseconds} ms");
@@ -528,7 +528,7 @@ mod tests {
 
     #[test]
     fn a_datagram_costs_a_token_for_each_1232_bytes_begun() {
-        for (size, cost) in [(0, 1), (1, 1), (1232, 1), (1233, 2), (2464, 2), (65_527, LARGEST_COST as usize)] {
+        for (size, cost) in [(0, 1), (1, 1), (1232, 1), (1233, 2), (2464, 2), (65_527, MAX_DATAGRAM_COST as usize)] {
             let gate = gate(&limited(1, 108));
             let large = Datagram { payload: Bytes::from(vec![0; size]), ..datagram("192.0.2.1:40000", "192.0.2.9") };
             let passed = (0..200).filter(|_| gate.admit(&large).is_ok()).count();
@@ -541,7 +541,7 @@ mod tests {
         let mut policy = Policy::open();
         policy.rate_limit.total_per_second = 50;
         let mut gate = gate(&policy);
-        gate.begin(gate.now.0);
+        gate.begin_batch(gate.now.0);
         let sources = (0..200).map(|number| format!("192.0.2.{number}:40000"));
         assert_eq!(sources.filter(|peer| gate.admit(&datagram(peer, "203.0.113.1")).is_ok()).count(), 50);
     }
@@ -566,7 +566,7 @@ mod tests {
         let mut policy = limited(1, 80);
         policy.deny = vec!["192.0.2.2".parse().unwrap()];
         gate.admission.set_policy(&policy);
-        gate.begin(gate.now.0);
+        gate.begin_batch(gate.now.0);
         assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 20);
         assert_eq!(gate.admit(&datagram("192.0.2.2:1", "192.0.2.9")), Err(DropReason::Access));
     }

@@ -1,7 +1,7 @@
 //! The rate of each source, as an operator sets it.
 
 use super::prefix::Prefix;
-use super::{LARGEST_COST, LONGEST_BURST};
+use super::{MAX_DATAGRAM_COST, MAX_REFILL_SECONDS};
 
 /// The rate of each source. Every started 1232 bytes of a datagram cost one token; an empty one costs one as well.
 ///
@@ -33,8 +33,8 @@ pub struct RateLimit {
 /// A burst that would never let a large datagram pass, or would take too long to refill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a burst of {burst} tokens at {per_second} a second: it must be at least {LARGEST_COST}, the cost of the largest \
-     datagram, and refill within {LONGEST_BURST} s"
+    "a burst of {burst} tokens at {per_second} a second: it must be at least {MAX_DATAGRAM_COST}, the cost of the largest \
+     datagram, and refill within {MAX_REFILL_SECONDS} s"
 )]
 pub struct RateLimitError {
     per_second: u32,
@@ -52,10 +52,10 @@ impl RateLimit {
     /// limit, whatever the burst. A source is one IPv4 address or one IPv6 /64.
     ///
     /// # Errors
-    /// The burst is less than [`LARGEST_COST`], or more than the source gains in [`LONGEST_BURST`] seconds.
+    /// The burst is less than [`MAX_DATAGRAM_COST`], or more than the source gains in [`MAX_REFILL_SECONDS`] seconds.
     pub fn per_source(per_second: u32, burst: u32) -> Result<Self, RateLimitError> {
-        let refills_in_time = burst <= per_second.saturating_mul(LONGEST_BURST);
-        if per_second == 0 || (LARGEST_COST <= burst && refills_in_time) {
+        let refills_in_time = burst <= per_second.saturating_mul(MAX_REFILL_SECONDS);
+        if per_second == 0 || (MAX_DATAGRAM_COST <= burst && refills_in_time) {
             Ok(Self { per_second, burst, ..Self::unlimited() })
         } else {
             Err(RateLimitError { per_second, burst })

@@ -1,7 +1,7 @@
-//! The client program; see [`echo_udpd::cli`].
+//! The client program; see [`echo_udpd::client_program`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    echo_udpd::cli::main()
+    echo_udpd::client_program::main()
 }

@@ -11,7 +11,7 @@ use super::settings::source::{Loaded, SettingsError, Source};
 use super::settings::{Reloadable, Settings};
 use super::signals::{Requests, Wake, Wakeups};
 use super::watchdog::{Finding, Watchdog};
-use crate::message;
+use crate::message_id;
 use crate::server::blocking::BackgroundServer;
 use crate::server::{ServeError, ServerHandle};
 
@@ -148,12 +148,12 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
     fn watch(&mut self) {
         let now = Instant::now();
         let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| now >= watchdog.due()) else { return };
-        match watchdog.look(now, self.handle.proofs()) {
+        match watchdog.look(now, self.handle.heartbeats()) {
             Finding::Alive => self.operator.alive(),
             Finding::Silent(time) => self.operator.not_alive(time),
             Finding::StillSilent => {}
         }
-        self.handle.ask_for_proof();
+        self.handle.request_heartbeats();
     }
 
     fn tick(&mut self) {
@@ -175,7 +175,7 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
         let ended = join(self.server);
         if ended.is_none() {
             tracing::error!(
-                message_id = message::NOT_STOPPED,
+                message_id = message_id::NOT_STOPPED,
                 "the server did not stop within {} s, exiting without it",
                 SHUTDOWN_GRACE.as_secs()
             );

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::counted::counted;
-use crate::ledger::{DropReason, Drops};
-use crate::message;
+use crate::message_id;
 use crate::server::ServerHandle;
+use crate::stats::{DropReason, Drops};
 
 /// The least time between two lines on the same reason.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -70,9 +70,9 @@ fn report(reason: DropReason, count: u64, time: &str, example: Option<SocketAddr
         };
     }
     match reason {
-        DropReason::RateLimit => event!(warn, message::LIMITED),
-        DropReason::SendBuffer => event!(warn, message::SEND_BUFFER_FULL),
-        _ => event!(info, message::DROPPED),
+        DropReason::RateLimit => event!(warn, message_id::LIMITED),
+        DropReason::SendBuffer => event!(warn, message_id::SEND_BUFFER_FULL),
+        _ => event!(info, message_id::DROPPED),
     }
 }
 

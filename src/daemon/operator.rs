@@ -8,7 +8,7 @@ use super::report::{self, Status};
 use super::settings::{Listen, LogLevel};
 use super::systemd::ServiceManager;
 use crate::failure_chain::FailureChain;
-use crate::message;
+use crate::message_id;
 use crate::server::ServerHandle;
 
 /// Who is told what the server does.
@@ -50,13 +50,13 @@ impl<'a> Operator<'a> {
     /// the keys that take effect only after a restart.
     pub(super) fn reloaded(&mut self, from: &str, level: LogLevel, needs_restart: &[&str]) {
         self.logging.set_level(level);
-        tracing::info!(message_id = message::RELOADED, "settings reloaded{from}");
+        tracing::info!(message_id = message_id::RELOADED, "settings reloaded{from}");
         let keys = needs_restart.join(", ");
         self.status.note = String::new();
         if !keys.is_empty() {
             self.status.note = format!("; restart needed for {keys}");
             tracing::warn!(
-                message_id = message::NEEDS_RESTART,
+                message_id = message_id::NEEDS_RESTART,
                 "these settings changed and need a restart to take effect: {keys}"
             );
         }
@@ -64,7 +64,10 @@ impl<'a> Operator<'a> {
 
     pub(super) fn reload_failed(&mut self, error: &dyn std::error::Error) {
         let reason = FailureChain(error);
-        tracing::error!(message_id = message::RELOAD_FAILED, "reload failed: {reason}, keeping the running settings");
+        tracing::error!(
+            message_id = message_id::RELOAD_FAILED,
+            "reload failed: {reason}, keeping the running settings"
+        );
         self.status.note = format!("; reload failed: {reason}");
     }
 
@@ -76,7 +79,7 @@ impl<'a> Operator<'a> {
     /// A worker has not been able to receive for this long.
     pub(super) fn not_alive(&self, time: Duration) {
         tracing::warn!(
-            message_id = message::WATCHDOG_NOT_FED,
+            message_id = message_id::WATCHDOG_NOT_FED,
             "a worker has given no sign of life for {:.1} s: the watchdog is not fed",
             time.as_secs_f64()
         );
@@ -89,7 +92,7 @@ impl<'a> Operator<'a> {
     /// Reports what happened since the last tick, once a second.
     pub(super) fn tick(&mut self, now: Instant) {
         let stats = self.server.stats();
-        self.suppressed(stats.unlogged);
+        self.suppressed(stats.log_suppressed);
         self.drops.tick(now, &stats.dropped, &self.server);
         self.status.tick(now, stats);
         self.show_status();
@@ -103,7 +106,7 @@ impl<'a> Operator<'a> {
     /// The last lines.
     pub(super) fn stopped(&mut self) {
         let stats = self.server.stats();
-        self.suppressed(stats.unlogged);
+        self.suppressed(stats.log_suppressed);
         report::stopped(&stats, self.logging.dropped());
     }
 

@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::settings::source::{INSTALLED, Loaded};
 use super::settings::{Listen, Reloadable, Settings};
 use crate::counted::counted;
-use crate::ledger::{DropReason, Stats};
-use crate::message;
+use crate::message_id;
 use crate::server::{Listener, ServerHandle};
 use crate::socket::Families;
+use crate::stats::{DropReason, Stats};
 
 /// What a datagram of few bytes takes of a receive buffer, as the kernel counts it: half of its 832 bytes, since it
 /// also doubles the size that it is asked for (socket(7)).
@@ -121,22 +121,22 @@ pub(super) fn origin(loaded: &Loaded) -> String {
 
 /// Where the settings of the start come from.
 pub(super) fn settings_read(loaded: &Loaded) {
-    tracing::info!(message_id = message::SETTINGS_READ, "settings read{}", origin(loaded));
+    tracing::info!(message_id = message_id::SETTINGS_READ, "settings read{}", origin(loaded));
 }
 
 /// The first lines of the log.
 pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
     for listener in listeners {
-        if listener.families == Families::Ipv4Only {
+        if listener.families == Families::Ipv4Fallback {
             tracing::warn!(
-                message_id = message::NO_IPV6,
+                message_id = message_id::NO_IPV6,
                 "IPv6 is not available: listening on {} instead of [::]:{}",
                 listener.address,
                 listener.address.port()
             );
         }
         tracing::info!(
-            message_id = message::LISTENING,
+            message_id = message_id::LISTENING,
             local_address = %listener.address.ip(),
             local_port = listener.address.port(),
             receive_buffer = listener.receive_buffer,
@@ -162,12 +162,12 @@ fn receive_buffer(listener: &Listener, settings: &Settings) {
     let room = granted / SMALL_DATAGRAM;
     if is_enough(granted, wanted) {
         tracing::info!(
-            message_id = message::LISTENING,
+            message_id = message_id::LISTENING,
             "receive buffer of {address}: {granted} bytes, room for about {room} small datagrams"
         );
     } else {
         tracing::warn!(
-            message_id = message::RECEIVE_BUFFER_SMALL,
+            message_id = message_id::RECEIVE_BUFFER_SMALL,
             "receive buffer of {address}: the kernel granted {granted} of {wanted} bytes (about {room} small \
              datagrams; larger bursts are dropped); raise net.core.rmem_max to {wanted}"
         );
@@ -178,10 +178,10 @@ fn send_buffer(listener: &Listener, settings: &Settings) {
     let wanted = settings.send_buffer_bytes.value() as usize;
     let (address, granted) = (settings.listen.shown(listener.address), listener.send_buffer);
     if is_enough(granted, wanted) {
-        tracing::info!(message_id = message::LISTENING, "send buffer of {address}: {granted} bytes");
+        tracing::info!(message_id = message_id::LISTENING, "send buffer of {address}: {granted} bytes");
     } else {
         tracing::warn!(
-            message_id = message::SEND_BUFFER_SMALL,
+            message_id = message_id::SEND_BUFFER_SMALL,
             "send buffer of {address}: the kernel granted {granted} of {wanted} bytes (replies to neighbours \
              that do not answer can fill it, and others are dropped); raise net.core.wmem_max to {wanted}"
         );
@@ -197,7 +197,7 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
     };
     if *handed_over > 0 {
         tracing::info!(
-            message_id = message::INHERITED,
+            message_id = message_id::INHERITED,
             "using {} passed by a socket unit{dropped}",
             counted(*handed_over as u64, "socket")
         );
@@ -205,7 +205,7 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
         let listen: BTreeSet<_> = settings.listen.addresses().iter().cloned().collect();
         if passed != listen {
             tracing::warn!(
-                message_id = message::LISTEN_IGNORED,
+                message_id = message_id::LISTEN_IGNORED,
                 "ignoring `listen` ({}): the socket unit passed {}; change ListenDatagram= there",
                 join(&listen),
                 join(&passed)
@@ -214,14 +214,14 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
     }
     if *kept > 0 {
         tracing::info!(
-            message_id = message::INHERITED,
+            message_id = message_id::INHERITED,
             "restored {} from the previous run, including queued datagrams{dropped}",
             counted(*kept as u64, "socket")
         );
     }
     if !not_bindable.is_empty() {
         tracing::warn!(
-            message_id = message::NOT_BINDABLE,
+            message_id = message_id::NOT_BINDABLE,
             "{} works only while systemd keeps the socket: after a stop or a boot it could not be bound, a port below \
              1024 needs the capability CAP_NET_BIND_SERVICE (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)",
             join(not_bindable)
@@ -234,7 +234,7 @@ pub(super) fn workers(running: usize, settings: &Settings) {
     let wanted = settings.worker_count();
     if running < wanted {
         tracing::warn!(
-            message_id = message::FEWER_WORKERS,
+            message_id = message_id::FEWER_WORKERS,
             "running {}, not {wanted}: there is one socket per worker; to pass more, set ReusePort=yes and repeat \
              ListenDatagram=",
             counted(running as u64, "worker")
@@ -248,19 +248,19 @@ fn join(addresses: &BTreeSet<impl ToString>) -> String {
 
 /// All counters.
 pub(super) fn counters(stats: &Stats, log_dropped: u64) {
-    tracing::info!(message_id = message::COUNTERS, "counters: {stats} log_dropped={log_dropped}");
+    tracing::info!(message_id = message_id::COUNTERS, "counters: {stats} log_dropped={log_dropped}");
 }
 
 /// The last line.
 pub(super) fn stopped(stats: &Stats, log_dropped: u64) {
-    tracing::info!(message_id = message::STOPPED, "stopped: {stats} log_dropped={log_dropped}");
+    tracing::info!(message_id = message_id::STOPPED, "stopped: {stats} log_dropped={log_dropped}");
 }
 
 /// Requests without a line of their own.
 pub(super) fn suppressed(requests: u64) {
     if requests > 0 {
         tracing::info!(
-            message_id = message::REQUESTS_NOT_LOGGED,
+            message_id = message_id::REQUESTS_SUPPRESSED,
             "{} not logged (over log.requests-per-second)",
             counted(requests, "more request")
         );
@@ -272,7 +272,7 @@ pub(super) fn exempt(live: &Reloadable) {
     let exempt = &live.policy.rate_limit.exempt;
     if !exempt.is_empty() {
         tracing::warn!(
-            message_id = message::EXEMPT,
+            message_id = message_id::EXEMPT,
             "exempt from the rate limit, and so is anyone who can spoof their addresses: {}; an echo service there \
              could loop with this one at full speed",
             first_few(exempt.iter().map(ToString::to_string), ADDRESSES_SHOWN)

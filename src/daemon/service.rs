@@ -14,11 +14,11 @@ use super::settings::{InvalidJson, Reloadable, Settings};
 use super::systemd::ServiceManager;
 use super::systemd::sockets::{self, Inherited};
 use crate::handler::{EchoPacket, EchoRequestHandler};
-use crate::message;
+use crate::message_id;
 use crate::protocol::DatagramProtocol;
 use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
-use crate::socket::{BindError, Target, kernel_drops};
+use crate::socket::{BindError, BindTarget, kernel_drops};
 
 /// How long a service manager may take to close a socket.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ impl Service<'_> {
         report::listeners(handle.listeners(), settings);
         report::settings_read(loaded);
         if let Some(path) = loaded.empty_file() {
-            tracing::warn!(message_id = message::SETTINGS_EMPTY, "{} is empty: using the defaults", path.display());
+            tracing::warn!(message_id = message_id::SETTINGS_EMPTY, "{} is empty: using the defaults", path.display());
         }
         report::sockets(&socket_source, handle.listeners(), settings);
         report::workers(server.workers(), settings);
@@ -105,16 +105,16 @@ impl Service<'_> {
         }
         let listen = settings.listen.resolve()?;
         // An address that cannot be listened on is reported when it is bound.
-        let targets: Vec<_> = listen.iter().filter_map(|&address| Target::of(address).ok()).collect();
-        let is_wanted = |socket: &UdpSocket| targets.iter().any(|target| target.is_of(socket));
+        let targets: Vec<_> = listen.iter().filter_map(|&address| BindTarget::resolve(address).ok()).collect();
+        let is_wanted = |socket: &UdpSocket| targets.iter().any(|target| target.matches(socket));
         let (kept, some_gone) = Inherited::keep_only(kept, self.manager, is_wanted);
         source.kept = kept.len();
         let not_bindable = kept.iter().filter(|socket| !sockets::could_bind(socket));
         source.not_bindable = not_bindable.filter_map(|socket| socket.local_addr().ok()).collect();
         let options = listen.iter().fold(ServerOptions::new(), |options, &address| options.listen(address));
-        let options = kept.into_iter().fold(options, ServerOptions::left_socket);
+        let options = kept.into_iter().fold(options, ServerOptions::reuse_socket);
         // Until the service manager has closed what is not kept any longer.
-        Ok((if some_gone { options.wait_for_address(CLOSED_WITHIN) } else { options }, source))
+        Ok((if some_gone { options.bind_timeout(CLOSED_WITHIN) } else { options }, source))
     }
 }
 
@@ -122,7 +122,7 @@ impl Service<'_> {
 /// source get what only the other of the old and the new settings would give it.
 fn put_in_force<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable, set_policy: impl FnOnce()) {
     if live.invalid_json != InvalidJson::Error {
-        handler.answer_invalid(false);
+        handler.set_answer_invalid(false);
     }
     set_policy();
     apply(handler, live);
@@ -130,7 +130,7 @@ fn put_in_force<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadabl
 
 /// Puts in force what of the live settings is the handler's.
 fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable) {
-    handler.answer_invalid(live.invalid_json == InvalidJson::Error);
+    handler.set_answer_invalid(live.invalid_json == InvalidJson::Error);
     handler.log.set(live.request_log);
 }
 

@@ -34,8 +34,8 @@ impl Watchdog {
     /// Asks for the first proofs; `None` when nobody watches.
     pub(super) fn start(server: &ServerHandle) -> Option<Self> {
         let interval = systemd::watchdog_interval()?;
-        let watchdog = Self::new(interval, Instant::now(), server.proofs());
-        server.ask_for_proof();
+        let watchdog = Self::new(interval, Instant::now(), server.heartbeats());
+        server.request_heartbeats();
         Some(watchdog)
     }
 

@@ -11,13 +11,13 @@ use bytes::Bytes;
 
 use super::drop_log::DropLog;
 use super::outbox::Outbox;
-use crate::ledger::{Counters, DropReason};
 use crate::protocol::{DatagramProtocol, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
 use crate::serializer::SerializeError;
-use crate::socket::{Destination, Outgoing, OutgoingKind};
+use crate::socket::{Destination, Outgoing, ReplyKind};
+use crate::stats::{Counters, DropReason};
 
 /// The state that the clients of one worker share.
-pub(crate) struct Station<P> {
+pub(crate) struct WorkerContext<P> {
     pub(crate) protocol: Arc<P>,
     pub(crate) outbox: Outbox,
     pub(crate) counters: Arc<Counters>,
@@ -34,7 +34,7 @@ pub(crate) struct Station<P> {
 pub(crate) type AdmitErrorReply =
     dyn Fn(SocketAddr, Option<Destination>, Instant) -> Result<(), DropReason> + Send + Sync;
 
-impl<P> Station<P> {
+impl<P> WorkerContext<P> {
     /// The address that was asked, with the port of the socket.
     pub(crate) fn local(&self, asked: Option<Destination>) -> SocketAddr {
         SocketAddr::new(asked.map_or(self.bound.ip(), |asked| asked.local), self.bound.port())
@@ -47,7 +47,7 @@ impl<P> Station<P> {
 /// or thread while the server runs. Two clients are equal when their address, the asked address and the interface are.
 /// There is no `close`: a datagram peer has no connection that could be closed.
 pub struct Client<P> {
-    station: Arc<Station<P>>,
+    context: Arc<WorkerContext<P>>,
     peer: SocketAddr,
     asked: Option<Destination>,
     received: Instant,
@@ -55,12 +55,12 @@ pub struct Client<P> {
 
 impl<P> Client<P> {
     pub(crate) fn new(
-        station: Arc<Station<P>>,
+        context: Arc<WorkerContext<P>>,
         peer: SocketAddr,
         asked: Option<Destination>,
         received: Instant,
     ) -> Self {
-        Self { station, peer, asked, received }
+        Self { context, peer, asked, received }
     }
 
     /// The client's address; an IPv4 one is never in mapped form.
@@ -72,7 +72,7 @@ impl<P> Client<P> {
     /// The address that the client asked: where its replies leave from.
     #[must_use]
     pub fn asked(&self) -> SocketAddr {
-        self.station.local(self.asked)
+        self.context.local(self.asked)
     }
 
     /// The index of the interface that the request came through; 0 when the kernel did not say.
@@ -91,18 +91,18 @@ impl<P> Client<P> {
     /// [grace](crate::server::ServerOptions::shutdown_grace) to end by itself.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.station.closing.load(Relaxed)
+        self.context.closing.load(Relaxed)
     }
 
     /// Counts the request as not answered, for this reason; one that belongs before the handler is `handler_failed`.
-    pub fn drop_request(&self, reason: DropReason) {
+    pub fn count_drop(&self, reason: DropReason) {
         let reason = if reason.is_before_handler() { DropReason::HandlerFailed } else { reason };
-        self.station.counters.count_drop(reason);
-        self.station.drops.record(reason, self.peer, self.asked());
+        self.context.counters.count_drop(reason);
+        self.context.drops.record(reason, self.peer, self.asked());
     }
 
-    pub(crate) fn count_unlogged(&self) {
-        self.station.counters.count_unlogged();
+    pub(crate) fn count_log_suppressed(&self) {
+        self.context.counters.count_log_suppressed();
     }
 }
 
@@ -115,7 +115,7 @@ impl<P: DatagramProtocol> Client<P> {
     /// The packet cannot be serialized, is larger than a datagram may be (65 507 bytes over IPv4, 65 527 over IPv6), or
     /// the server has stopped.
     pub async fn send_packet(&self, packet: P::Sent) -> Result<(), SendPacketError> {
-        self.send(packet, OutgoingKind::Packet).await
+        self.send(packet, ReplyKind::Packet).await
     }
 
     /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply. Returns whether it
@@ -127,19 +127,19 @@ impl<P: DatagramProtocol> Client<P> {
     pub async fn send_error_reply(&self, packet: P::Sent) -> Result<bool, SendPacketError> {
         // A handler may have waited since; a test's clock may be ahead of the system's.
         let now = Instant::now().max(self.received);
-        if let Err(reason) = (self.station.admit_error_reply)(self.peer, self.asked, now) {
-            self.drop_request(reason);
+        if let Err(reason) = (self.context.admit_error_reply)(self.peer, self.asked, now) {
+            self.count_drop(reason);
             return Ok(false);
         }
-        self.send(packet, OutgoingKind::ErrorReply).await?;
+        self.send(packet, ReplyKind::ErrorReply).await?;
         Ok(true)
     }
 
-    async fn send(&self, packet: P::Sent, kind: OutgoingKind) -> Result<(), SendPacketError> {
-        let payload = self.station.protocol.make_datagram(packet)?;
+    async fn send(&self, packet: P::Sent, kind: ReplyKind) -> Result<(), SendPacketError> {
+        let payload = self.context.protocol.make_datagram(packet)?;
         check_size(&payload, self.peer)?;
         let outgoing = Outgoing { peer: self.peer, asked: self.asked, payload, kind };
-        if self.station.outbox.send(outgoing).await { Ok(()) } else { Err(SendPacketError::Stopped) }
+        if self.context.outbox.send(outgoing).await { Ok(()) } else { Err(SendPacketError::Stopped) }
     }
 }
 
@@ -170,13 +170,13 @@ pub enum SendPacketError {
 
 impl<P> Clone for Client<P> {
     fn clone(&self) -> Self {
-        Self { station: Arc::clone(&self.station), ..*self }
+        Self { context: Arc::clone(&self.context), ..*self }
     }
 }
 
 impl<P> PartialEq for Client<P> {
     fn eq(&self, other: &Self) -> bool {
-        self.peer == other.peer && self.asked == other.asked && self.station.bound.port() == other.station.bound.port()
+        self.peer == other.peer && self.asked == other.asked && self.context.bound.port() == other.context.bound.port()
     }
 }
 

@@ -9,16 +9,16 @@ use std::time::Instant;
 
 use tracing::Level;
 
-use crate::ledger::DropReason;
-use crate::message;
-use crate::pace::Pace;
+use crate::message_id;
+use crate::rate::RateLimiter;
+use crate::stats::DropReason;
 
 /// The record of drops of one server, shared by its workers.
 #[derive(Debug)]
 pub(crate) struct DropLog {
     examples: [Example; DropReason::ALL.len()],
     /// Of the lines.
-    pace: Pace,
+    limiter: RateLimiter,
 }
 
 /// The first peer that was dropped for a reason since this was last taken.
@@ -48,7 +48,7 @@ impl Example {
 impl Default for DropLog {
     /// A record with up to 100 lines a second, and 500 at once.
     fn default() -> Self {
-        Self { examples: Default::default(), pace: Pace::new(100, 500) }
+        Self { examples: Default::default(), limiter: RateLimiter::new(100, 500) }
     }
 }
 
@@ -61,9 +61,9 @@ impl DropLog {
     /// Records that a datagram of `peer` to the address `local` gets no reply.
     pub(crate) fn record(&self, reason: DropReason, peer: SocketAddr, local: SocketAddr) {
         self.examples[reason as usize].note(peer);
-        if tracing::enabled!(Level::DEBUG) && self.pace.allow(Instant::now()) {
+        if tracing::enabled!(Level::DEBUG) && self.limiter.allow(Instant::now()) {
             tracing::debug!(
-                message_id = message::DROPPED_ONE,
+                message_id = message_id::DROPPED_ONE,
                 peer_address = %peer.ip(),
                 peer_port = peer.port(),
                 local_address = %local.ip(),

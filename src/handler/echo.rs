@@ -8,11 +8,11 @@ use serde_json::Value;
 use tracing::Level;
 
 use super::{Client, DatagramRequestHandler, HandlerError, Requests, SendPacketError};
-use crate::ledger::DropReason;
-use crate::pace::Pace;
 use crate::printable::Printable;
 use crate::protocol::{DatagramProtocol, DatagramProtocolParseError};
+use crate::rate::RateLimiter;
 use crate::serializer::RawJson;
+use crate::stats::DropReason;
 
 /// The reply to what is not JSON; it ends in a newline where the request did, so that a terminal shows it as a line.
 const INVALID_JSON: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
@@ -114,7 +114,7 @@ impl<T: EchoPacket> EchoRequestHandler<T> {
     }
 
     /// Sets whether a datagram that is not a packet gets an error reply, as it does at first.
-    pub fn answer_invalid(&self, answer: bool) {
+    pub fn set_answer_invalid(&self, answer: bool) {
         self.answer_invalid.store(answer, Relaxed);
     }
 }
@@ -133,7 +133,7 @@ where
     async fn handle(&self, client: Client<P>, mut requests: Requests<P>) -> Result<(), HandlerError> {
         let Some(datagram) = requests.datagram() else { return Ok(()) };
         if T::is_parse_error_reply(datagram) {
-            client.drop_request(DropReason::OwnError);
+            client.count_drop(DropReason::OwnError);
             return Ok(());
         }
         let bytes = datagram.len();
@@ -167,7 +167,7 @@ impl<T: EchoPacket + Clone> EchoRequestHandler<T> {
     {
         let Some([reply, line]) = self.parse_error_replies.as_ref().filter(|_| self.answer_invalid.load(Relaxed))
         else {
-            client.drop_request(DropReason::Invalid);
+            client.count_drop(DropReason::Invalid);
             return Ok(Some(DropReason::Invalid));
         };
         let reply = if datagram.ends_with(b"\n") { line } else { reply };
@@ -181,12 +181,12 @@ impl<T: EchoPacket + Clone> EchoRequestHandler<T> {
 /// it got no reply.
 ///
 /// The event has the fields `peer_address`, `peer_port`, `local_address`, `local_port` and `bytes`. Requests beyond the
-/// rate are counted ([`Stats::unlogged`](crate::ledger::Stats::unlogged)).
+/// rate are counted ([`Stats::log_suppressed`](crate::stats::Stats::log_suppressed)).
 #[derive(Debug)]
 pub struct RequestLog {
     enabled: AtomicBool,
     max_payload: AtomicUsize,
-    pace: Pace,
+    limiter: RateLimiter,
 }
 
 /// How a [`RequestLog`] tells of requests.
@@ -208,7 +208,11 @@ impl Default for RequestLogSettings {
 
 impl Default for RequestLog {
     fn default() -> Self {
-        let log = Self { enabled: AtomicBool::default(), max_payload: AtomicUsize::default(), pace: Pace::new(0, 0) };
+        let log = Self {
+            enabled: AtomicBool::default(),
+            max_payload: AtomicUsize::default(),
+            limiter: RateLimiter::new(0, 0),
+        };
         log.set(RequestLogSettings::default());
         log
     }
@@ -222,7 +226,7 @@ impl RequestLog {
     pub fn set(&self, settings: RequestLogSettings) {
         self.enabled.store(settings.enabled, Relaxed);
         self.max_payload.store(settings.max_payload, Relaxed);
-        self.pace.set(settings.per_second, settings.per_second.saturating_mul(5));
+        self.limiter.set(settings.per_second, settings.per_second.saturating_mul(5));
     }
 
     fn packet<P, T: EchoPacket>(&self, client: &Client<P>, bytes: usize, packet: &T) {
@@ -258,9 +262,9 @@ impl RequestLog {
         if !self.enabled.load(Relaxed) || !tracing::enabled!(target: RequestLog::TARGET, Level::INFO) {
             return false;
         }
-        let allowed = self.pace.allow(client.received());
+        let allowed = self.limiter.allow(client.received());
         if !allowed {
-            client.count_unlogged();
+            client.count_log_suppressed();
         }
         allowed
     }

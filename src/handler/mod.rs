@@ -13,7 +13,7 @@ mod requests;
 use std::error::Error;
 use std::future::{Future, ready};
 
-pub(crate) use client::{AdmitErrorReply, Station};
+pub(crate) use client::{AdmitErrorReply, WorkerContext};
 pub use client::{Client, SendPacketError};
 pub(crate) use drop_log::DropLog;
 pub use echo::{EchoPacket, EchoRequestHandler, RequestLog, RequestLogSettings};
@@ -32,7 +32,7 @@ pub type HandlerError = Box<dyn Error + Send + Sync>;
 /// Calls for different clients run concurrently on one thread; a server with several workers shares the handler between
 /// their threads. The future need not be `Send`.
 ///
-/// A failure is counted ([`DropReason::HandlerFailed`](crate::ledger::DropReason::HandlerFailed)) and logged through
+/// A failure is counted ([`DropReason::HandlerFailed`](crate::stats::DropReason::HandlerFailed)) and logged through
 /// the [`tracing`] crate: a warning that names the client and shows the error with all its causes, at most one a second
 /// for each socket. **A program without a `tracing` subscriber sees nothing of that**: install one
 /// (`tracing_subscriber::fmt::init()`), or watch [`ServerHandle::stats`](crate::server::ServerHandle::stats).
@@ -54,7 +54,7 @@ pub trait DatagramRequestHandler<P: DatagramProtocol> {
         ready(Ok(()))
     }
 
-    /// Runs once if [`start`](Self::start) has begun, even if that failed or was interrupted: after the last datagram
+    /// Runs once if [`start`](Self::start) has started, even if that failed or was interrupted: after the last datagram
     /// was handled and all sockets were closed.
     ///
     /// It runs on the task that serves, or on another thread where

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::client::Station;
+use super::client::WorkerContext;
 use crate::protocol::{DatagramProtocol, DatagramProtocolParseError};
 
 /// The packets that one client sends while its handler runs.
@@ -49,7 +49,7 @@ impl<P: DatagramProtocol> Requests<P> {
             Some(datagram) => datagram,
             None => self.inbox.next().await?,
         };
-        Some(self.inbox.station.protocol.build_packet(datagram))
+        Some(self.inbox.context.protocol.build_packet(datagram))
     }
 
     /// The next packet like [`next`](Self::next), or `None` if none arrives within this time.
@@ -58,7 +58,7 @@ impl<P: DatagramProtocol> Requests<P> {
     /// On a runtime whose timer is not enabled.
     pub async fn next_within(&mut self, time: Duration) -> Option<Result<P::Received, DatagramProtocolParseError>> {
         match self.first.take() {
-            Some(datagram) => Some(self.inbox.station.protocol.build_packet(datagram)),
+            Some(datagram) => Some(self.inbox.context.protocol.build_packet(datagram)),
             None => tokio::time::timeout(time, self.next()).await.ok().flatten(),
         }
     }
@@ -66,7 +66,7 @@ impl<P: DatagramProtocol> Requests<P> {
 
 /// The queue of a client whose handler waits.
 pub(crate) struct Inbox<P> {
-    station: Arc<Station<P>>,
+    context: Arc<WorkerContext<P>>,
     state: Mutex<State>,
 }
 
@@ -87,18 +87,18 @@ struct State {
 }
 
 impl<P> Inbox<P> {
-    pub(crate) fn new(station: Arc<Station<P>>) -> Self {
-        Self { station, state: Mutex::default() }
+    pub(crate) fn new(context: Arc<WorkerContext<P>>) -> Self {
+        Self { context, state: Mutex::default() }
     }
 
     /// Queues a copy of a datagram for the handler; false when that is over a limit.
     pub(crate) fn push(&self, datagram: &[u8], limits: QueueLimits) -> bool {
         let mut state = self.state();
-        let bytes = self.station.queued_bytes.load(Relaxed) + datagram.len();
+        let bytes = self.context.queued_bytes.load(Relaxed) + datagram.len();
         if state.queue.len() >= limits.datagrams || bytes > limits.bytes {
             return false;
         }
-        self.station.queued_bytes.fetch_add(datagram.len(), Relaxed);
+        self.context.queued_bytes.fetch_add(datagram.len(), Relaxed);
         state.queue.push_back(Bytes::copy_from_slice(datagram));
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -109,7 +109,7 @@ impl<P> Inbox<P> {
     /// Takes the oldest datagram that no handler has taken.
     pub(crate) fn pop(&self) -> Option<Bytes> {
         let datagram = self.state().queue.pop_front()?;
-        self.station.queued_bytes.fetch_sub(datagram.len(), Relaxed);
+        self.context.queued_bytes.fetch_sub(datagram.len(), Relaxed);
         Some(datagram)
     }
 
@@ -137,11 +137,11 @@ impl<P> Inbox<P> {
             let mut state = self.state();
             match state.queue.pop_front() {
                 Some(datagram) => {
-                    self.station.queued_bytes.fetch_sub(datagram.len(), Relaxed);
-                    self.station.counters.count_handled();
+                    self.context.queued_bytes.fetch_sub(datagram.len(), Relaxed);
+                    self.context.counters.count_handled();
                     Poll::Ready(Some(datagram))
                 }
-                None if state.closed || self.station.closing.load(Relaxed) => Poll::Ready(None),
+                None if state.closed || self.context.closing.load(Relaxed) => Poll::Ready(None),
                 None => {
                     state.waker = Some(context.waker().clone());
                     Poll::Pending

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crate::socket::{Outgoing, SendBatch, Sent};
+use crate::socket::{Outgoing, SendBatch, SendOutcome};
 
 /// How long a reply may wait.
 const MAX_WAIT: Duration = Duration::from_millis(20);
@@ -34,7 +34,7 @@ impl Backlog {
         batch: &mut SendBatch,
         socket: BorrowedFd<'_>,
         new: &mut Vec<Outgoing>,
-        mut report: impl FnMut(Sent<'_>),
+        mut report: impl FnMut(SendOutcome<'_>),
     ) {
         if self.is_empty() {
             if batch.send(socket, new, &mut report).is_err() {
@@ -52,19 +52,19 @@ impl Backlog {
     }
 
     /// Drops what has waited too long.
-    fn expire(&mut self, now: Instant, mut report: impl FnMut(Sent<'_>)) {
+    fn expire(&mut self, now: Instant, mut report: impl FnMut(SendOutcome<'_>)) {
         let expired = self.since.iter().take_while(|&&since| now.duration_since(since) >= MAX_WAIT).count();
         self.since.drain(..expired);
         self.replies.drain(..expired).for_each(|reply| report(refused(&reply)));
     }
 
     /// Drops all that waits, and what is new.
-    pub(super) fn abandon(&mut self, new: &mut Vec<Outgoing>, mut report: impl FnMut(Sent<'_>)) {
+    pub(super) fn drop_waiting(&mut self, new: &mut Vec<Outgoing>, mut report: impl FnMut(SendOutcome<'_>)) {
         self.since.clear();
         self.replies.drain(..).chain(new.drain(..)).for_each(|reply| report(refused(&reply)));
     }
 
-    fn keep(&mut self, new: &mut Vec<Outgoing>, now: Instant, mut report: impl FnMut(Sent<'_>)) {
+    fn keep(&mut self, new: &mut Vec<Outgoing>, now: Instant, mut report: impl FnMut(SendOutcome<'_>)) {
         let room = CAPACITY - self.replies.len();
         new.drain(new.len().min(room)..).for_each(|reply| report(refused(&reply)));
         self.since.extend(new.iter().map(|_| now));
@@ -72,6 +72,6 @@ impl Backlog {
     }
 }
 
-fn refused(reply: &Outgoing) -> Sent<'_> {
-    Sent::Refused(reply, io::ErrorKind::WouldBlock.into())
+fn refused(reply: &Outgoing) -> SendOutcome<'_> {
+    SendOutcome::Refused(reply, io::ErrorKind::WouldBlock.into())
 }

@@ -92,7 +92,7 @@ where
     pub fn start(self) -> Result<BackgroundServer, ServeError> {
         let mut server = self.spawn()?;
         let handle = server.handle.clone();
-        let serving = pin!(handle.reached(Phase::Serving));
+        let serving = pin!(handle.wait_for_phase(Phase::Serving));
         wait(select(serving, &mut server.ended));
         if handle.phase() != Phase::Serving {
             // It failed, or was asked to stop before it served.

@@ -23,24 +23,24 @@ use tokio::sync::mpsc;
 use crate::admission::{Admission, Gate};
 use crate::failure_chain::FailureChain;
 use crate::handler::{
-    AdmitErrorReply, Client, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, Station,
+    AdmitErrorReply, Client, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, WorkerContext,
 };
-use crate::ledger::{Counters, DropReason, Stats};
-use crate::message;
-use crate::pace::Pace;
+use crate::message_id;
 use crate::printable::Printable;
 use crate::protocol::DatagramProtocol;
-use crate::socket::{BATCH, Datagram, Destination, Outgoing, OutgoingKind, Sent};
+use crate::rate::RateLimiter;
+use crate::socket::{BATCH_SIZE, Datagram, Destination, Outgoing, ReplyKind, SendOutcome};
+use crate::stats::{Counters, DropReason, Stats};
 
 /// Datagrams that a worker's queue holds before a send waits: a batch of requests with several replies each.
-const OUTBOX: usize = 4 * BATCH;
+const OUTBOX_CAPACITY: usize = 4 * BATCH_SIZE;
 /// Handlers of one worker that may wait at once; one beyond that is dropped where it begins to wait (`handler_busy`).
-const WAITING: usize = 1024;
+const MAX_WAITING_HANDLERS: usize = 1024;
 /// What may wait for them: datagrams of one client, and bytes of all.
 const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
 
 /// What an engine needs from the server around it.
-pub(crate) struct Surroundings {
+pub(crate) struct EngineContext {
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) drops: Arc<DropLog>,
@@ -57,7 +57,7 @@ pub struct Engine<P, M, F> {
 
 /// All but the queue, which handlers fill while the core polls them.
 struct Core<P, M, F> {
-    station: Arc<Station<P>>,
+    context: Arc<WorkerContext<P>>,
     gate: Gate,
     make: M,
     elsewhere: mpsc::Receiver<Outgoing>,
@@ -68,7 +68,7 @@ struct Core<P, M, F> {
     active: HashMap<Key, Arc<Inbox<P>>>,
     waiting: FuturesUnordered<Waiting<F>>,
     turn: Stats,
-    reports: Pace,
+    reports: RateLimiter,
 }
 
 type Key = (SocketAddr, Option<Destination>);
@@ -82,14 +82,19 @@ where
 {
     /// An engine on its own, as if its socket were bound to `bound`.
     pub fn new(protocol: P, admission: Arc<Admission>, bound: SocketAddr, make: M) -> Self {
-        let around =
-            Surroundings { admission, counters: Arc::default(), drops: Arc::default(), closing: Arc::default(), bound };
-        Self::within(around, protocol.into(), make)
+        let around = EngineContext {
+            admission,
+            counters: Arc::default(),
+            drops: Arc::default(),
+            closing: Arc::default(),
+            bound,
+        };
+        Self::with_context(around, protocol.into(), make)
     }
 
-    pub(crate) fn within(around: Surroundings, protocol: Arc<P>, make: M) -> Self {
-        let (shared, outbox, elsewhere) = Outbox::new(OUTBOX);
-        let station = Arc::new(Station {
+    pub(crate) fn with_context(around: EngineContext, protocol: Arc<P>, make: M) -> Self {
+        let (shared, outbox, elsewhere) = Outbox::new(OUTBOX_CAPACITY);
+        let context = Arc::new(WorkerContext {
             protocol,
             outbox: shared,
             counters: around.counters,
@@ -100,8 +105,8 @@ where
             queued_bytes: 0.into(),
         });
         let core = Core {
-            inbox: Arc::new(Inbox::new(Arc::clone(&station))),
-            station,
+            inbox: Arc::new(Inbox::new(Arc::clone(&context))),
+            context,
             gate: Gate::new(around.admission),
             make,
             elsewhere,
@@ -109,7 +114,7 @@ where
             active: HashMap::new(),
             waiting: FuturesUnordered::new(),
             turn: Stats::default(),
-            reports: Pace::from(Duration::from_secs(1)),
+            reports: RateLimiter::every(Duration::from_secs(1)),
         };
         Self { outbox, core }
     }
@@ -117,7 +122,7 @@ where
     /// Takes received datagrams in; their handlers' replies are then in [`outgoing`](Self::outgoing).
     pub fn receive(&mut self, datagrams: impl IntoIterator<Item = Datagram>, now: Instant) {
         let Self { outbox, core } = self;
-        core.gate.begin(now);
+        core.gate.begin_batch(now);
         outbox.lend(|| datagrams.into_iter().for_each(|datagram| core.receive(datagram, now)));
     }
 
@@ -154,13 +159,13 @@ where
     }
 
     /// The queue, and the counting of what becomes of it.
-    pub(crate) fn sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(Sent<'_>)) {
+    pub(crate) fn sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(SendOutcome<'_>)) {
         let core = &mut self.core;
         (&mut self.outbox.queue, |sent| core.count_sent(&sent))
     }
 
     /// The same with all that was sent from elsewhere, however much it is.
-    pub(crate) fn all_sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(Sent<'_>)) {
+    pub(crate) fn all_sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(SendOutcome<'_>)) {
         while let Ok(outgoing) = self.core.elsewhere.try_recv() {
             self.outbox.queue.push(outgoing);
         }
@@ -168,7 +173,7 @@ where
     }
 
     /// Counts what became of a datagram that was to be sent.
-    pub fn sent(&mut self, sent: &Sent<'_>) {
+    pub fn sent(&mut self, sent: &SendOutcome<'_>) {
         self.core.count_sent(sent);
     }
 
@@ -177,14 +182,14 @@ where
     }
 
     /// Makes what was counted since the last call visible in [`stats`](Self::stats).
-    pub fn settle(&mut self) {
-        self.core.station.counters.publish(&mut self.core.turn);
+    pub fn publish(&mut self) {
+        self.core.context.counters.publish(&mut self.core.turn);
     }
 
     /// The counters as of the last [`settle`](Self::settle).
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.core.station.counters.snapshot()
+        self.core.context.counters.snapshot()
     }
 
     /// How many handlers wait.
@@ -194,7 +199,7 @@ where
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.core.station.closing.load(Relaxed)
+        self.core.context.closing.load(Relaxed)
     }
 
     /// How many datagrams are queued for them.
@@ -205,12 +210,12 @@ where
 
     /// Lets waiting handlers see that there will be no more requests; they are still driven by [`poll`](Self::poll).
     pub fn close(&mut self) {
-        self.core.station.closing.store(true, Relaxed);
+        self.core.context.closing.store(true, Relaxed);
         self.core.active.values().for_each(|inbox| inbox.close());
     }
 
     /// Drops the handlers that still wait, and counts the requests that none of them took.
-    pub fn abandon(&mut self) {
+    pub fn drop_waiting(&mut self) {
         for waiting in std::mem::take(&mut self.core.waiting) {
             drop(catch_unwind(AssertUnwindSafe(|| drop(waiting))));
         }
@@ -227,7 +232,7 @@ fn admit_error_reply(admission: &Arc<Admission>) -> Box<AdmitErrorReply> {
     let gate = Mutex::new(Gate::new(Arc::clone(admission)));
     Box::new(move |peer, asked, now| {
         let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
-        gate.begin(now);
+        gate.begin_batch(now);
         gate.admit_error_reply(peer, asked)
     })
 }
@@ -257,16 +262,16 @@ where
         self.call(key, datagram.payload, now);
     }
 
-    fn count_sent(&mut self, sent: &Sent<'_>) {
+    fn count_sent(&mut self, sent: &SendOutcome<'_>) {
         match sent {
-            Sent::Done(outgoing) => {
+            SendOutcome::Sent(outgoing) => {
                 self.turn.sent_bytes += outgoing.payload.len() as u64;
                 match outgoing.kind {
-                    OutgoingKind::Packet => self.turn.echoed += 1,
-                    OutgoingKind::ErrorReply => self.turn.error_replies += 1,
+                    ReplyKind::Packet => self.turn.echoed += 1,
+                    ReplyKind::ErrorReply => self.turn.error_replies += 1,
                 }
             }
-            Sent::Refused(outgoing, error) => {
+            SendOutcome::Refused(outgoing, error) => {
                 // The second is said of a large datagram of which some fragments found room.
                 let no_room = error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS);
                 let reason = if no_room { DropReason::SendBuffer } else { DropReason::Send };
@@ -278,12 +283,12 @@ where
     /// Counts and records a datagram that gets no reply.
     fn drop_datagram(&mut self, reason: DropReason, (peer, asked): Key) {
         self.turn.dropped.count(reason, 1);
-        self.station.drops.record(reason, peer, self.station.local(asked));
+        self.context.drops.record(reason, peer, self.context.local(asked));
     }
 
     /// Calls the handler and polls it in place; keeps it when it waits. Says whether it was kept.
     fn call(&mut self, key: Key, payload: Bytes, now: Instant) -> bool {
-        let client = Client::new(Arc::clone(&self.station), key.0, key.1, now);
+        let client = Client::new(Arc::clone(&self.context), key.0, key.1, now);
         let requests = Requests::new(payload, Arc::clone(&self.inbox));
         let (make, slot) = (&self.make, &mut self.slot);
         let polled = catch_unwind(AssertUnwindSafe(|| {
@@ -313,7 +318,7 @@ where
     fn keep(&mut self, key: Key) -> bool {
         let future = std::mem::replace(&mut self.slot, Box::pin(None));
         let inbox = self.renew_inbox();
-        if self.waiting.len() >= WAITING {
+        if self.waiting.len() >= MAX_WAITING_HANDLERS {
             self.drop_datagram(DropReason::HandlerBusy, key);
             inbox.close();
             drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
@@ -326,7 +331,7 @@ where
     }
 
     fn renew_inbox(&mut self) -> Arc<Inbox<P>> {
-        std::mem::replace(&mut self.inbox, Arc::new(Inbox::new(Arc::clone(&self.station))))
+        std::mem::replace(&mut self.inbox, Arc::new(Inbox::new(Arc::clone(&self.context))))
     }
 
     /// Polls the handlers that were woken; says whether one ended.
@@ -355,7 +360,7 @@ where
                 return;
             }
             // The call ended in place: what it left in its inbox is still to be handled.
-            let rest = Arc::new(Inbox::new(Arc::clone(&self.station)));
+            let rest = Arc::new(Inbox::new(Arc::clone(&self.context)));
             next.move_to(&rest);
             self.active.insert(key, rest);
         }
@@ -371,7 +376,7 @@ where
         if self.reports.allow(Instant::now()) {
             let (peer, failure) = (key.0, Printable::raw(failure.as_bytes()).limit(512));
             tracing::warn!(
-                message_id = message::HANDLER_FAILED,
+                message_id = message_id::HANDLER_FAILED,
                 peer_address = %peer.ip(),
                 peer_port = peer.port(),
                 "the request handler failed for {}: {failure}",

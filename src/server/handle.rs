@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::pulse::Pulse;
+use super::heartbeat::Heartbeat;
 use crate::admission::{Admission, Policy};
 use crate::handler::DropLog;
-use crate::ledger::{Counters, DropReason, Stats};
 use crate::socket::{BoundSocket, Families, kernel_drops};
+use crate::stats::{Counters, DropReason, Stats};
 
 /// An address that a server listens on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) struct Shared {
     /// The time that handlers which wait have left once the server closes.
     pub(super) grace: Duration,
     phase: watch::Sender<Phase>,
-    watched: OnceLock<Vec<Watched>>,
+    watched: OnceLock<Vec<SocketMonitor>>,
     /// Sockets that are not received from yet.
     idle: AtomicUsize,
     /// Holds on the server: its open sockets, and its handler.
@@ -71,10 +71,10 @@ pub(super) struct Shared {
 }
 
 /// A socket, as the outside sees it.
-pub(super) struct Watched {
+pub(super) struct SocketMonitor {
     pub(super) socket: Weak<UdpSocket>,
     pub(super) counters: Arc<Counters>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) heartbeat: Arc<Heartbeat>,
 }
 
 /// Held with each open socket of a server, and by what stops its handler.
@@ -111,11 +111,11 @@ impl Shared {
     }
 
     /// Says which sockets make up the server.
-    pub(super) fn watch(&self, sockets: impl Iterator<Item = Watched>) {
+    pub(super) fn watch(&self, sockets: impl Iterator<Item = SocketMonitor>) {
         self.watched.get_or_init(|| sockets.collect());
     }
 
-    fn watched(&self) -> &[Watched] {
+    fn watched(&self) -> &[SocketMonitor] {
         self.watched.get().map_or(&[], Vec::as_slice)
     }
 
@@ -138,7 +138,7 @@ impl Shared {
     }
 
     fn wake(&self) {
-        self.watched().iter().for_each(|watched| watched.pulse.wake());
+        self.watched().iter().for_each(|watched| watched.heartbeat.wake());
     }
 
     /// Ready once the server closes.
@@ -223,26 +223,26 @@ impl ServerHandle {
     }
 
     /// Waits until the server has come this far, or further.
-    pub async fn reached(&self, phase: Phase) {
+    pub async fn wait_for_phase(&self, phase: Phase) {
         wait_for(self.0.phase.subscribe(), phase).await;
     }
 
     /// Asks every loop for a proof that it turns and can ask its socket for datagrams; an idle one wakes for it.
-    pub fn ask_for_proof(&self) {
-        self.0.watched().iter().for_each(|watched| watched.pulse.ask());
+    pub fn request_heartbeats(&self) {
+        self.0.watched().iter().for_each(|watched| watched.heartbeat.ask());
     }
 
     /// The number of proofs that each loop has given, one for each time that it was asked and could.
     #[must_use]
-    pub fn proofs(&self) -> Vec<u64> {
-        self.0.watched().iter().map(|watched| watched.pulse.proofs()).collect()
+    pub fn heartbeats(&self) -> Vec<u64> {
+        self.0.watched().iter().map(|watched| watched.heartbeat.heartbeats()).collect()
     }
 
     /// The counters of all workers together.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
-        for Watched { socket, counters, .. } in self.0.watched() {
+        for SocketMonitor { socket, counters, .. } in self.0.watched() {
             if let Some(drops) = socket.upgrade().and_then(|socket| kernel_drops(socket.as_fd()).ok()) {
                 counters.set_kernel_drops(drops);
             }
@@ -272,17 +272,18 @@ mod tests {
     fn wakers_that_panic_do_not_keep_a_server_from_being_shut_down() {
         let admission = Admission::new([], &Policy::open());
         let server = ServerHandle::new(Shared::new(Vec::new(), admission, 1, Duration::ZERO).into());
-        let pulse = Arc::<Pulse>::default();
-        let watched = Watched { socket: Weak::new(), counters: Arc::default(), pulse: Arc::clone(&pulse) };
+        let heartbeat = Arc::<Heartbeat>::default();
+        let watched =
+            SocketMonitor { socket: Weak::new(), counters: Arc::default(), heartbeat: Arc::clone(&heartbeat) };
         server.0.watch([watched].into_iter());
         let waker = Arc::new(Failing).into();
         let mut closing = pin!(server.0.closing());
         assert!(closing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        pulse.poll_asked(&waker);
+        heartbeat.poll_requested(&waker);
         server.shutdown();
-        pulse.poll_asked(&waker);
-        server.ask_for_proof();
-        pulse.poll_asked(&waker);
+        heartbeat.poll_requested(&waker);
+        server.request_heartbeats();
+        heartbeat.poll_requested(&waker);
         server.wake();
         assert_eq!(server.phase(), Phase::Closing);
     }

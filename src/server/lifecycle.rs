@@ -1,6 +1,6 @@
 //! The life of a server around its first worker: the handler's `start`, the other workers, the handler's `stop`.
 //!
-//! Once `start` has begun, `stop` runs, whichever way the server ends, and after all workers. Where the server was
+//! Once `start` has started, `stop` runs, whichever way the server ends, and after all workers. Where the server was
 //! dropped, nobody awaits that: it runs aside.
 
 use std::collections::VecDeque;
@@ -17,19 +17,19 @@ use tokio::runtime::{Handle, Runtime};
 use super::handle::{OpenGuard, Shared};
 use super::park::wait;
 use super::runtime::runtime;
-use super::workers::{Served, Service, WorkerEnd};
+use super::workers::{ServedSocket, Service, WorkerEnd};
 use super::{ServeError, UdpServer};
 use crate::handler::DatagramRequestHandler;
-use crate::message;
+use crate::message_id;
 use crate::protocol::DatagramProtocol;
 
 /// A server that is being served.
 pub(super) struct Lifecycle<P, H> {
     pub(super) service: Service<P, H>,
     /// The sockets of the first worker.
-    pub(super) here: Vec<Served>,
+    pub(super) here: Vec<ServedSocket>,
     /// Those of the workers that are not started yet.
-    others: Vec<Vec<Served>>,
+    others: Vec<Vec<ServedSocket>>,
     /// Dropped last: sockets are closed before the handler stops.
     ending: Ending,
 }
@@ -104,7 +104,7 @@ type Stop = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>
 struct Ending {
     shared: Arc<Shared>,
     elsewhere: VecDeque<WorkerEnd>,
-    /// Due once the handler's `start` has begun.
+    /// Due once the handler's `start` has started.
     stop: Option<Stop>,
     /// Where it runs when it is dropped.
     aside: Aside,
@@ -146,7 +146,7 @@ impl Drop for Ending {
             Aside::BlockingPool => Aside::Thread,
             Aside::Thread => Aside::Nowhere,
             Aside::Nowhere => {
-                tracing::error!(message_id = message::HANDLER_FAILED, "no thread to stop the request handler on");
+                tracing::error!(message_id = message_id::HANDLER_FAILED, "no thread to stop the request handler on");
                 return;
             }
         };
@@ -209,7 +209,7 @@ mod tests {
             let outside = dropped(aside);
             let inside = runtime().unwrap().block_on(async { dropped(aside) });
             for (handle, stopped) in [outside, inside] {
-                wait(handle.reached(Phase::Stopped));
+                wait(handle.wait_for_phase(Phase::Stopped));
                 assert_eq!(stopped.load(SeqCst), 1);
             }
         }
@@ -222,7 +222,7 @@ mod tests {
         drop(runtime);
         let _ended = handle.enter();
         let (handle, stopped) = dropped(Aside::BlockingPool);
-        wait(handle.reached(Phase::Stopped));
+        wait(handle.wait_for_phase(Phase::Stopped));
         assert_eq!(stopped.load(SeqCst), 1);
     }
 

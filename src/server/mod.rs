@@ -7,10 +7,10 @@ mod backlog;
 pub mod blocking;
 pub mod engine;
 mod handle;
+mod heartbeat;
 mod lifecycle;
 mod options;
 mod park;
-mod pulse;
 mod runtime;
 mod worker;
 mod workers;
@@ -23,10 +23,10 @@ use std::sync::Arc;
 pub use handle::{Listener, Phase, ServerHandle};
 pub use options::ServerOptions;
 
-use self::handle::{OpenGuard, Shared, Watched};
+use self::handle::{OpenGuard, Shared, SocketMonitor};
 use self::lifecycle::Lifecycle;
 use self::options::{BoundSockets, bind_first};
-use self::workers::{Served, Service};
+use self::workers::{ServedSocket, Service};
 use crate::admission::Admission;
 use crate::handler::{DatagramRequestHandler, HandlerError};
 use crate::protocol::DatagramProtocol;
@@ -35,7 +35,7 @@ use crate::socket::{self, BindError};
 /// A UDP server: sockets that are bound, a protocol and a handler.
 pub struct UdpServer<P, H> {
     /// For each worker its sockets.
-    workers: Vec<Vec<Served>>,
+    workers: Vec<Vec<ServedSocket>>,
     service: Service<P, H>,
     open: OpenGuard,
 }
@@ -92,12 +92,12 @@ impl<P, H> UdpServer<P, H> {
         };
         let sockets = workers.iter().map(Vec::len).sum();
         let shared = Arc::new(Shared::new(listeners, admission, sockets, grace));
-        let serve = |sockets: Vec<_>| sockets.into_iter().map(|bound| Served::new(bound, &shared)).collect();
-        let workers: Vec<Vec<Served>> = workers.into_iter().map(serve).collect();
-        shared.watch(workers.iter().flatten().map(|served| Watched {
+        let serve = |sockets: Vec<_>| sockets.into_iter().map(|bound| ServedSocket::new(bound, &shared)).collect();
+        let workers: Vec<Vec<ServedSocket>> = workers.into_iter().map(serve).collect();
+        shared.watch(workers.iter().flatten().map(|served| SocketMonitor {
             socket: Arc::downgrade(&served.socket),
             counters: Arc::clone(&served.counters),
-            pulse: Arc::clone(&served.pulse),
+            heartbeat: Arc::clone(&served.heartbeat),
         }));
         let open = OpenGuard::new(&shared);
         Self { workers, service: Service { protocol: protocol.into(), handler: handler.into(), shared }, open }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Listener, UdpServer};
 use crate::admission::Policy;
-use crate::socket::{self, BindError, BoundSocket, SocketOptions, Target};
+use crate::socket::{self, BindError, BindTarget, BoundSocket, SocketOptions};
 
 /// The pause before an address that is in use is tried again.
 const BIND_PAUSE: Duration = Duration::from_millis(5);
@@ -73,14 +73,14 @@ impl ServerOptions {
     /// Adds a socket that an earlier run bound. It is used, with the datagrams that wait in it, if it is bound to one
     /// of the addresses to [`listen`](Self::listen) on, and closed if not.
     #[must_use]
-    pub fn left_socket(mut self, socket: UdpSocket) -> Self {
+    pub fn reuse_socket(mut self, socket: UdpSocket) -> Self {
         self.left.push(socket);
         self
     }
 
     /// The time to wait for addresses that are in use, all together; none by default.
     #[must_use]
-    pub fn wait_for_address(mut self, patience: Duration) -> Self {
+    pub fn bind_timeout(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
@@ -139,17 +139,17 @@ impl ServerOptions {
         if addresses.is_empty() && sockets.is_empty() {
             return Err(BindError::NoAddress);
         }
-        let targets = addresses.iter().map(|&address| Target::of(address)).collect::<Result<Vec<_>, _>>()?;
+        let targets = addresses.iter().map(|&address| BindTarget::resolve(address)).collect::<Result<Vec<_>, _>>()?;
         // What is no longer listened on is closed before anything is bound: it could be in the way.
         let mut left: Vec<_> =
-            left.into_iter().filter(|socket| targets.iter().any(|target| target.is_of(socket))).collect();
+            left.into_iter().filter(|socket| targets.iter().any(|target| target.matches(socket))).collect();
         let deadline = Instant::now() + patience;
         let mut groups = Vec::new();
         for target in targets {
-            let of_target: Vec<_> = left.extract_if(.., |socket| target.is_of(socket)).collect();
+            let of_target: Vec<_> = left.extract_if(.., |socket| target.matches(socket)).collect();
             groups.push(match of_target.is_empty() {
                 true => bind_within(target, &options, deadline)?,
-                false => target.bind_rest(of_target, &options)?,
+                false => target.bind_remaining(of_target, &options)?,
             });
         }
         groups.push(sockets.into_iter().map(|socket| socket::adopt(socket, &options)).collect::<Result<_, _>>()?);
@@ -182,7 +182,7 @@ pub(super) fn bind_first(addresses: impl ToSocketAddrs) -> Result<BoundSockets, 
 }
 
 /// Tries again while the address is in use.
-fn bind_within(target: Target, options: &SocketOptions, deadline: Instant) -> Result<Vec<BoundSocket>, BindError> {
+fn bind_within(target: BindTarget, options: &SocketOptions, deadline: Instant) -> Result<Vec<BoundSocket>, BindError> {
     loop {
         match target.bind(options) {
             Err(BindError::AddressInUse { .. }) if Instant::now() < deadline => thread::sleep(BIND_PAUSE),

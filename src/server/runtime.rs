@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ServeError;
-use super::workers::{Served, Service};
+use super::workers::{ServedSocket, Service};
 use crate::handler::DatagramRequestHandler;
-use crate::message;
+use crate::message_id;
 use crate::protocol::DatagramProtocol;
 
 /// The pause before a runtime is made again: the first, and the longest.
@@ -31,18 +31,18 @@ where
     H: DatagramRequestHandler<P> + Send + Sync + 'static,
 {
     /// Runs a worker on a runtime, which is replaced when it fails; only what fails before it ever served is an error.
-    pub(super) fn run_restarting(&self, current: &mut Runtime, sockets: &[Served]) -> Result<(), ServeError> {
+    pub(super) fn run_restarting(&self, current: &mut Runtime, sockets: &[ServedSocket]) -> Result<(), ServeError> {
         let [mut pause, longest] = PAUSES;
         loop {
             let failure = match self.run_once(current, sockets) {
                 Ok(()) => return Ok(()),
-                Err(failure) if sockets.iter().any(|served| !served.begun.load(Relaxed)) => return Err(failure),
+                Err(failure) if sockets.iter().any(|served| !served.started.load(Relaxed)) => return Err(failure),
                 Err(failure) => failure,
             };
             if self.shared.is_closing() {
                 return Ok(());
             }
-            tracing::error!(message_id = message::WORKER_RESTARTED, "a worker failed ({failure}), restarting it");
+            tracing::error!(message_id = message_id::WORKER_RESTARTED, "a worker failed ({failure}), restarting it");
             thread::sleep(pause);
             pause = longest.min(2 * pause);
             if let Ok(fresh) = runtime() {
@@ -53,7 +53,7 @@ where
         }
     }
 
-    fn run_once(&self, runtime: &Runtime, sockets: &[Served]) -> Result<(), ServeError> {
+    fn run_once(&self, runtime: &Runtime, sockets: &[ServedSocket]) -> Result<(), ServeError> {
         let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run_worker(sockets))));
         ran.unwrap_or(Err(ServeError::WorkerPanicked))
     }

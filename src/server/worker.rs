@@ -18,9 +18,9 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::backlog::Backlog;
 use super::engine::Engine;
-use super::pulse::Pulse;
+use super::heartbeat::Heartbeat;
 use crate::handler::{Client, HandlerError, Requests};
-use crate::message;
+use crate::message_id;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
 
@@ -97,7 +97,7 @@ impl Input {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    tracing::debug!(message_id = message::RECEIVE_FAILED, "receive failed, trying again: {error}");
+                    tracing::debug!(message_id = message_id::RECEIVE_FAILED, "receive failed, trying again: {error}");
                     break;
                 }
             }
@@ -131,12 +131,12 @@ where
     }
 
     /// Serves until `closing` is ready, then lets handlers that wait go on for at most `grace`.
-    pub(super) async fn run(mut self, pulse: &Pulse, closing: impl Future<Output = ()>, grace: Duration) {
+    pub(super) async fn run(mut self, heartbeat: &Heartbeat, closing: impl Future<Output = ()>, grace: Duration) {
         let mut closing = pin!(closing);
         loop {
-            let turn = poll_fn(|context| self.poll_turn(pulse, closing.as_mut(), context)).await;
+            let turn = poll_fn(|context| self.poll_turn(heartbeat, closing.as_mut(), context)).await;
             self.flush();
-            self.engine.settle();
+            self.engine.publish();
             match turn {
                 // A flood must not keep the runtime from other tasks, other sockets' among them.
                 Turn::Progress if self.input.batch.is_full() => yield_now().await,
@@ -161,7 +161,7 @@ where
 
     fn poll_turn(
         &mut self,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
         closing: Pin<&mut impl Future<Output = ()>>,
         context: &mut Context<'_>,
     ) -> Poll<Turn> {
@@ -170,10 +170,10 @@ where
         }
         let mut received = self.poll_receive(context);
         let driven = self.engine.poll(context);
-        if received.is_pending() && pulse.poll_asked(context.waker()) {
+        if received.is_pending() && heartbeat.poll_requested(context.waker()) {
             received = match self.input.receive(self.io.get_ref(), &mut self.engine) {
                 Received::Nothing => {
-                    pulse.prove();
+                    heartbeat.beat();
                     Poll::Pending
                 }
                 Received::Batch => Poll::Ready(true),
@@ -182,7 +182,7 @@ where
         }
         match received {
             Poll::Ready(true) => {
-                pulse.prove();
+                heartbeat.beat();
                 Poll::Ready(Turn::Progress)
             }
             Poll::Ready(false) => Poll::Ready(Turn::Fault),
@@ -263,7 +263,7 @@ where
                 }
             });
             if is_over.await {
-                self.engine.abandon();
+                self.engine.drop_waiting();
             }
             self.flush();
         }
@@ -274,7 +274,7 @@ where
             poll_fn(|context| self.poll_retry(context)).await;
             self.flush();
         }
-        self.engine.settle();
+        self.engine.publish();
     }
 }
 
@@ -287,9 +287,9 @@ where
     F: Future<Output = Result<(), HandlerError>>,
 {
     fn drop(&mut self) {
-        self.engine.abandon();
+        self.engine.drop_waiting();
         let (queue, count) = self.engine.all_sending();
-        self.backlog.abandon(queue, count);
-        self.engine.settle();
+        self.backlog.drop_waiting(queue, count);
+        self.engine.publish();
     }
 }

@@ -11,15 +11,15 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::ServeError;
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::handle::{OpenGuard, Shared};
-use super::pulse::Pulse;
+use super::heartbeat::Heartbeat;
 use super::runtime::runtime;
 use super::worker::Worker;
 use crate::handler::DatagramRequestHandler;
-use crate::ledger::Counters;
 use crate::protocol::DatagramProtocol;
 use crate::socket::{self, BoundSocket};
+use crate::stats::Counters;
 
 /// The end of a worker on another thread; one that panicked sends nothing.
 pub(super) type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
@@ -42,26 +42,26 @@ impl<P, H> Clone for Service<P, H> {
 }
 
 /// A socket with the counters of the worker that serves it.
-pub(super) struct Served {
+pub(super) struct ServedSocket {
     pub(super) socket: Arc<UdpSocket>,
     pub(super) address: SocketAddr,
     ipv6_socket: bool,
     pub(super) counters: Arc<Counters>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) heartbeat: Arc<Heartbeat>,
     /// It has been received from.
-    pub(super) begun: AtomicBool,
+    pub(super) started: AtomicBool,
     _open: OpenGuard,
 }
 
-impl Served {
+impl ServedSocket {
     pub(super) fn new(bound: BoundSocket, shared: &Arc<Shared>) -> Self {
         Self {
-            ipv6_socket: bound.families.ipv6_socket(),
+            ipv6_socket: bound.families.is_ipv6_socket(),
             address: bound.address,
             counters: Counters::beyond(socket::kernel_drops(bound.socket.as_fd()).unwrap_or(0)).into(),
             socket: bound.socket.into(),
-            pulse: Arc::default(),
-            begun: AtomicBool::default(),
+            heartbeat: Arc::default(),
+            started: AtomicBool::default(),
             _open: OpenGuard::new(shared),
         }
     }
@@ -80,7 +80,7 @@ where
     H: DatagramRequestHandler<P> + Send + Sync + 'static,
 {
     /// Starts a worker on its own thread.
-    pub(super) fn spawn_worker(&self, number: usize, sockets: Vec<Served>) -> Result<WorkerEnd, ServeError> {
+    pub(super) fn spawn_worker(&self, number: usize, sockets: Vec<ServedSocket>) -> Result<WorkerEnd, ServeError> {
         let service = self.clone();
         let (done, ended) = oneshot::channel();
         thread::Builder::new()
@@ -99,32 +99,32 @@ where
     }
 
     /// Serves some sockets on this task until the server closes.
-    pub(super) async fn run_worker(&self, sockets: &[Served]) -> Result<(), ServeError> {
+    pub(super) async fn run_worker(&self, sockets: &[ServedSocket]) -> Result<(), ServeError> {
         let loops = sockets.iter().map(|served| self.serve_socket(served)).collect::<Result<Vec<_>, _>>()?;
         join_all(loops).await;
         Ok(())
     }
 
-    fn serve_socket(&self, served: &Served) -> Result<impl Future<Output = ()>, ServeError> {
+    fn serve_socket(&self, served: &ServedSocket) -> Result<impl Future<Output = ()>, ServeError> {
         let handler = &*self.handler;
-        let surroundings = Surroundings {
+        let surroundings = EngineContext {
             admission: Arc::clone(&self.shared.admission),
             counters: Arc::clone(&served.counters),
             drops: Arc::clone(&self.shared.drops),
             closing: Arc::clone(&self.shared.closing),
             bound: served.address,
         };
-        let engine = Engine::within(surroundings, Arc::clone(&self.protocol), |client, requests| {
+        let engine = Engine::with_context(surroundings, Arc::clone(&self.protocol), |client, requests| {
             handler.handle(client, requests)
         });
         let worker = Worker::new(engine, Arc::clone(&served.socket), served.ipv6_socket)
             .map_err(|source| ServeError::Watch { address: served.address, source })?;
         Ok(async move {
-            if !served.begun.swap(true, Relaxed) {
+            if !served.started.swap(true, Relaxed) {
                 self.shared.now_serving();
             }
-            let _on_runtime = served.pulse.on_runtime();
-            worker.run(&served.pulse, self.shared.closing(), self.shared.grace).await;
+            let _on_runtime = served.heartbeat.on_runtime();
+            worker.run(&served.heartbeat, self.shared.closing(), self.shared.grace).await;
             served.remember_kernel_drops();
         })
     }

@@ -11,31 +11,31 @@ use std::os::fd::AsRawFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::bound::{BindError, BoundSocket, Families, SocketOptions};
-use super::name::canonical;
 use super::options::{finish, free_bind, reset, set};
+use super::sockaddr::canonical;
 
 /// An address as this host can bind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct BindTarget {
     /// The address that is bound: an IPv4-mapped one is IPv4, and `[::]` is `0.0.0.0` where the host has no IPv6.
     address: SocketAddr,
     /// The families that a socket there serves.
     families: Families,
 }
 
-impl Target {
+impl BindTarget {
     /// Looks whether this host has the address's family.
     ///
     /// # Errors
     /// It has not.
-    pub fn of(address: SocketAddr) -> Result<Self, BindError> {
+    pub fn resolve(address: SocketAddr) -> Result<Self, BindError> {
         let address = canonical(address);
         match create(address) {
             Err(BindError::Create { source, .. })
                 if source.raw_os_error() == Some(libc::EAFNOSUPPORT) && is_ipv6_wildcard(address) =>
             {
                 let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-                Ok(Self { address, families: Families::Ipv4Only })
+                Ok(Self { address, families: Families::Ipv4Fallback })
             }
             created => created.map(|_| Self { address, families: families_here(address) }),
         }
@@ -43,9 +43,9 @@ impl Target {
 
     /// Returns whether this socket is what [`bind`](Self::bind) would make.
     #[must_use]
-    pub fn is_of(&self, socket: &UdpSocket) -> bool {
+    pub fn matches(&self, socket: &UdpSocket) -> bool {
         let wanted = match self.families {
-            Families::Ipv4Only => Families::Ipv4,
+            Families::Ipv4Fallback => Families::Ipv4,
             Families::NoIpv6Address => Families::Both,
             families => families,
         };
@@ -57,9 +57,9 @@ impl Target {
     /// # Errors
     /// The step that failed, with the address.
     pub fn bind(self, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
-        let first = prepare(create(self.address)?, self, options, Group::Alone)?;
+        let first = prepare(create(self.address)?, self, options, ReusePort::No)?;
         let target = Self { address: first.address, ..self };
-        let sockets = target.complete(vec![first], options)?;
+        let sockets = target.fill_group(vec![first], options)?;
         if sockets.len() < options.sockets {
             return Err(BindError::AddressInUse { address: target.address });
         }
@@ -72,19 +72,19 @@ impl Target {
     ///
     /// # Errors
     /// The step that failed, with the address.
-    pub fn bind_rest(self, left: Vec<UdpSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
+    pub fn bind_remaining(self, left: Vec<UdpSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
         let adopt = |socket| adopt(socket, options).map(|bound| BoundSocket { families: self.families, ..bound });
-        self.complete(left.into_iter().map(adopt).collect::<Result<_, _>>()?, options)
+        self.fill_group(left.into_iter().map(adopt).collect::<Result<_, _>>()?, options)
     }
 
-    fn complete(self, mut sockets: Vec<BoundSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
+    fn fill_group(self, mut sockets: Vec<BoundSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
         if sockets.len() < options.sockets {
             for bound in &sockets {
                 set(&SockRef::from(&bound.socket), self.address, "SO_REUSEPORT", |socket| socket.set_reuse_port(true))?;
             }
         }
         while sockets.len() < options.sockets {
-            match prepare(create(self.address)?, self, options, Group::Joins) {
+            match prepare(create(self.address)?, self, options, ReusePort::Join) {
                 Ok(bound) => sockets.push(bound),
                 Err(BindError::AddressInUse { .. }) => break,
                 Err(error) => return Err(error),
@@ -102,7 +102,7 @@ impl Target {
 /// # Errors
 /// The step that failed, with the address.
 pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
-    Target::of(address)?.bind(options)
+    BindTarget::resolve(address)?.bind(options)
 }
 
 /// Prepares a bound socket that came from elsewhere, whatever options it has. Its buffers are enlarged where they can
@@ -148,9 +148,9 @@ fn identify(socket: &Socket) -> io::Result<(SocketAddr, Families)> {
 
 /// How a socket relates to others at its address.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Group {
-    Alone,
-    Joins,
+enum ReusePort {
+    No,
+    Join,
 }
 
 fn families(address: SocketAddr) -> Families {
@@ -184,13 +184,18 @@ fn create(address: SocketAddr) -> Result<Socket, BindError> {
         .map_err(|source| BindError::Create { address, source })
 }
 
-fn prepare(socket: Socket, target: Target, options: &SocketOptions, group: Group) -> Result<BoundSocket, BindError> {
-    let Target { address, families } = target;
-    if families.ipv6_socket() {
+fn prepare(
+    socket: Socket,
+    target: BindTarget,
+    options: &SocketOptions,
+    reuse_port: ReusePort,
+) -> Result<BoundSocket, BindError> {
+    let BindTarget { address, families } = target;
+    if families.is_ipv6_socket() {
         set(&socket, address, "IPV6_V6ONLY", |socket| socket.set_only_v6(families == Families::Ipv6))?;
     }
     free_bind(&socket, address, true)?;
-    if group == Group::Joins {
+    if reuse_port == ReusePort::Join {
         set(&socket, address, "SO_REUSEPORT", |socket| socket.set_reuse_port(true))?;
     }
     socket.bind(&address.into()).map_err(|source| match source.kind() {

@@ -36,13 +36,13 @@ pub enum Families {
     /// AF_INET.
     Ipv4,
     /// AF_INET where `[::]` was asked for: this host has no IPv6.
-    Ipv4Only,
+    Ipv4Fallback,
 }
 
 impl Families {
     /// Returns whether the socket is of the family AF_INET6.
     #[must_use]
-    pub fn ipv6_socket(self) -> bool {
+    pub fn is_ipv6_socket(self) -> bool {
         matches!(self, Self::Both | Self::NoIpv6Address | Self::Ipv6)
     }
 }
@@ -53,7 +53,7 @@ impl std::fmt::Display for Families {
             Self::Both => "IPv6 and IPv4",
             Self::NoIpv6Address => "IPv4; this host has no IPv6 address",
             Self::Ipv6 => "IPv6",
-            Self::Ipv4 | Self::Ipv4Only => "IPv4",
+            Self::Ipv4 | Self::Ipv4Fallback => "IPv4",
         })
     }
 }

@@ -5,14 +5,14 @@
 
 use std::ptr;
 
-use super::control::Control;
-use super::name::Name;
+use super::ancillary::ControlBuffer;
+use super::sockaddr::SockAddrBuffer;
 
 /// Storage for the headers of one `recvmmsg(2)` or `sendmmsg(2)` call; it grows with the largest batch and is used
 /// again.
 pub(super) struct Messages {
-    pub(super) names: Vec<Name>,
-    pub(super) controls: Vec<Control>,
+    pub(super) names: Vec<SockAddrBuffer>,
+    pub(super) controls: Vec<ControlBuffer>,
     parts: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
 }
@@ -28,8 +28,8 @@ impl Messages {
     /// Makes room for at least this many datagrams.
     pub(super) fn grow(&mut self, datagrams: usize) {
         if self.headers.len() < datagrams {
-            self.names.resize(datagrams, Name::default());
-            self.controls.resize(datagrams, Control::default());
+            self.names.resize(datagrams, SockAddrBuffer::default());
+            self.controls.resize(datagrams, ControlBuffer::default());
             // SAFETY: mmsghdr and iovec are plain C structs of integers and pointers; all zero is a valid value.
             let (header, part) = unsafe { std::mem::zeroed() };
             self.headers.resize(datagrams, header);

@@ -6,36 +6,36 @@
 
 #![allow(unsafe_code, reason = "recvmmsg, sendmmsg and some socket options have no safe wrapper")]
 
+mod ancillary;
 mod bind;
 mod bound;
-mod control;
 mod interface;
 mod messages;
-mod name;
 mod options;
 mod receive;
 mod send;
+mod sockaddr;
 mod wait;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use bind::{Target, adopt, bind, client_ports};
+pub use ancillary::PacketInfo;
+pub use bind::{BindTarget, adopt, bind, client_ports};
 pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 use bytes::Bytes;
-pub use control::PacketInfo;
 pub use interface::{interface_index, interface_name};
 pub(crate) use options::disable_error_queue;
 pub use options::kernel_drops;
 pub use receive::ReceiveBatch;
-pub use send::{SendBatch, Sent};
+pub use send::{SendBatch, SendOutcome};
 #[cfg(feature = "daemon")]
 pub(crate) use wait::wait_writable;
 pub(crate) use wait::{receive_now, wait_readable};
 pub(crate) use watch::watch_readable;
 
 /// How many datagrams one system call moves at most.
-pub const BATCH: usize = 64;
+pub const BATCH_SIZE: usize = 64;
 
 /// The address that a datagram was sent to, as its packet information says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,12 +81,12 @@ pub struct Outgoing {
     /// What it carries.
     pub payload: Bytes,
     /// How it is counted.
-    pub kind: OutgoingKind,
+    pub kind: ReplyKind,
 }
 
 /// How a datagram that is sent is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutgoingKind {
+pub enum ReplyKind {
     /// A packet.
     Packet,
     /// A reply to what was not a packet.

@@ -46,7 +46,7 @@ pub(super) fn finish(
     for (name, level, option, value) in IPV4_OPTIONS {
         set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
     }
-    if families.ipv6_socket() {
+    if families.is_ipv6_socket() {
         for (name, level, option, value) in IPV6_OPTIONS {
             set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
         }
@@ -127,7 +127,7 @@ pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Re
 /// without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=, Priority=,
 /// IPTOS=, IPTTL=, BindToDevice=, ReusePort=.
 pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) -> Result<(), BindError> {
-    let ipv6: &[IntegerOption] = if families.ipv6_socket() { &IPV6_RESETS } else { &[] };
+    let ipv6: &[IntegerOption] = if families.is_ipv6_socket() { &IPV6_RESETS } else { &[] };
     for &(name, level, option, value) in SOCKET_RESETS.iter().chain(&IPV4_RESETS).chain(ipv6) {
         set(socket, address, name, |socket| match set_integer(socket.as_fd(), level, option, value) {
             // An option that this kernel does not know cannot be on.
@@ -137,7 +137,7 @@ pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) ->
     }
     // Source routes that a parent put into each reply; an empty value removes them.
     set(socket, address, "IP_OPTIONS", |socket| set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, &[]))?;
-    if families.ipv6_socket() {
+    if families.is_ipv6_socket() {
         set(socket, address, "IPV6_RTHDR", |socket| {
             set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &[])
         })?;

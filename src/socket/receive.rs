@@ -1,7 +1,7 @@
 //! A batch of datagrams from one `recvmmsg(2)` call, each with its addresses.
 //!
 //! A datagram shares the slot that it was received in. A slot comes back into use when the last of its sharers is gone;
-//! until then another takes its place, and beyond [`PINNED`] such slots datagrams are copied to their own size.
+//! until then another takes its place, and beyond [`MAX_PINNED_SLOTS`] such slots datagrams are copied to their own size.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,22 +10,22 @@ use std::ptr;
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::Control;
+use super::ancillary::ControlBuffer;
 use super::messages::Messages;
-use super::name::{Name, canonical};
-use super::{BATCH, Datagram};
+use super::sockaddr::{SockAddrBuffer, canonical};
+use super::{BATCH_SIZE, Datagram};
 
 /// One byte more than any payload, so that nothing is cut off.
-const SLOT: usize = 65_536;
+const SLOT_SIZE: usize = 65_536;
 /// How many slots may be held by those who keep a datagram before datagrams are copied.
-const PINNED: usize = BATCH;
-/// How many slots the first call offers. A call that fills all makes the next one offer twice as many, up to [`BATCH`].
+const MAX_PINNED_SLOTS: usize = BATCH_SIZE;
+/// How many slots the first call offers. A call that fills all makes the next one offer twice as many, up to [`BATCH_SIZE`].
 const FIRST_SLOTS: usize = 4;
 /// After this many calls in a row that fill at most a quarter of the slots, half as many are offered: each slot that is
 /// offered costs a little before each call.
 const SMALL_BATCHES: u32 = 64;
 
-/// Receives up to [`BATCH`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which only
+/// Receives up to [`BATCH_SIZE`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which only
 /// what datagrams filled is resident; kept datagrams can make that 12 MiB, and no more.
 pub struct ReceiveBatch {
     slots: Vec<BytesMut>,
@@ -128,9 +128,9 @@ impl ReceiveBatch {
         let slot = &mut self.slots[at];
         let length = length.min(slot.capacity());
         // SAFETY: the kernel wrote `msg_len` bytes to the start of this slot's buffer in the last call, which `recycle`
-        // had made SLOT bytes long; the slot is empty until now, for each datagram is taken once (`taken`).
+        // had made SLOT_SIZE bytes long; the slot is empty until now, for each datagram is taken once (`taken`).
         unsafe { slot.set_len(length) };
-        if self.pinned.len() < PINNED {
+        if self.pinned.len() < MAX_PINNED_SLOTS {
             slot.split().freeze()
         } else {
             let copy = Bytes::copy_from_slice(slot);
@@ -143,15 +143,15 @@ impl ReceiveBatch {
     fn recycle(&mut self) {
         if !self.pinned.is_empty() {
             for mut slot in std::mem::take(&mut self.pinned) {
-                if slot.try_reclaim(SLOT) { self.spare.push(slot) } else { self.pinned.push(slot) }
+                if slot.try_reclaim(SLOT_SIZE) { self.spare.push(slot) } else { self.pinned.push(slot) }
             }
             // More than one batch will never be needed at once.
-            self.spare.truncate(BATCH);
+            self.spare.truncate(BATCH_SIZE);
         }
         self.taken = 0;
         for slot in &mut self.slots[..std::mem::take(&mut self.filled)] {
             slot.clear();
-            if !slot.try_reclaim(SLOT) {
+            if !slot.try_reclaim(SLOT_SIZE) {
                 let fresh = self.spare.pop().unwrap_or_else(empty_slot);
                 self.pinned.push(std::mem::replace(slot, fresh));
             }
@@ -162,7 +162,7 @@ impl ReceiveBatch {
     fn adapt(&mut self) {
         self.small = if self.filled <= self.offered / 4 { self.small + 1 } else { 0 };
         if self.is_full() {
-            self.offer(BATCH.min(2 * self.offered));
+            self.offer(BATCH_SIZE.min(2 * self.offered));
         } else if self.small >= SMALL_BATCHES {
             self.offer(FIRST_SLOTS.max(self.offered / 2));
         }
@@ -180,15 +180,15 @@ impl ReceiveBatch {
     fn prepare(&mut self) {
         for (at, slot) in self.slots[..self.offered].iter_mut().enumerate() {
             let room = slot.spare_capacity_mut();
-            let part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len().min(SLOT) };
-            self.messages.point(at, Name::SIZE, Control::SIZE, part);
+            let part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len().min(SLOT_SIZE) };
+            self.messages.point(at, SockAddrBuffer::SIZE, ControlBuffer::SIZE, part);
         }
     }
 }
 
 /// An empty slot, made shareable now, so that its first datagram allocates nothing.
 fn empty_slot() -> BytesMut {
-    let mut slot = BytesMut::with_capacity(SLOT);
+    let mut slot = BytesMut::with_capacity(SLOT_SIZE);
     drop(slot.split());
     slot
 }
@@ -228,11 +228,11 @@ mod tests {
     fn a_batch_that_was_full_makes_room_for_more() {
         let (receiver, sender) = sockets();
         let mut batch = ReceiveBatch::new();
-        (0..3 * BATCH).for_each(|number| assert!(sender.send(number.to_string().as_bytes()).is_ok()));
+        (0..3 * BATCH_SIZE).for_each(|number| assert!(sender.send(number.to_string().as_bytes()).is_ok()));
         let (mut sizes, mut received) = (Vec::new(), Vec::new());
-        while received.len() < 3 * BATCH {
+        while received.len() < 3 * BATCH_SIZE {
             sizes.push(batch.receive(receiver.as_fd()).unwrap());
-            assert_eq!(batch.is_full(), received.len() + sizes.last().unwrap() < 3 * BATCH, "{sizes:?}");
+            assert_eq!(batch.is_full(), received.len() + sizes.last().unwrap() < 3 * BATCH_SIZE, "{sizes:?}");
             received.extend(batch.datagrams());
         }
         assert_eq!(sizes, [4, 8, 16, 32, 64, 64, 4]);
@@ -249,11 +249,11 @@ mod tests {
         let (receiver, sender) = sockets();
         let mut batch = ReceiveBatch::new();
         let mut kept = Vec::new();
-        for number in 0..20 * BATCH {
+        for number in 0..20 * BATCH_SIZE {
             sender.send(number.to_string().as_bytes()).unwrap();
             assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 1);
             kept.extend(batch.datagrams());
-            assert!(batch.pinned.len() <= PINNED + 1);
+            assert!(batch.pinned.len() <= MAX_PINNED_SLOTS + 1);
         }
         assert!(kept.iter().enumerate().all(|(number, datagram)| datagram.payload == number.to_string()));
         kept.clear();

@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::messages::Messages;
-use super::{BATCH, Outgoing};
+use super::{BATCH_SIZE, Outgoing};
 
 /// How often a call that a signal interrupted is made again, before it counts as refused.
 const INTERRUPTIONS: u32 = 16;
 
-/// Sends queued datagrams, [`BATCH`] a call.
+/// Sends queued datagrams, [`BATCH_SIZE`] a call.
 pub struct SendBatch {
     ipv6_socket: bool,
     messages: Messages,
@@ -20,9 +20,9 @@ pub struct SendBatch {
 
 /// What became of a queued datagram.
 #[derive(Debug)]
-pub enum Sent<'a> {
+pub enum SendOutcome<'a> {
     /// The kernel took it.
-    Done(&'a Outgoing),
+    Sent(&'a Outgoing),
     /// The kernel refused it, with this error; it is not sent again.
     Refused(&'a Outgoing, io::Error),
 }
@@ -42,11 +42,11 @@ impl SendBatch {
         &mut self,
         socket: BorrowedFd<'_>,
         queue: &mut Vec<Outgoing>,
-        mut report: impl FnMut(Sent<'_>),
+        mut report: impl FnMut(SendOutcome<'_>),
     ) -> io::Result<()> {
         let mut done = 0;
         let result = loop {
-            let chunk = &queue[done..queue.len().min(done + BATCH)];
+            let chunk = &queue[done..queue.len().min(done + BATCH_SIZE)];
             if chunk.is_empty() {
                 break Ok(());
             }
@@ -80,7 +80,7 @@ impl SendBatch {
         &mut self,
         socket: BorrowedFd<'_>,
         chunk: &[Outgoing],
-        report: &mut impl FnMut(Sent<'_>),
+        report: &mut impl FnMut(SendOutcome<'_>),
     ) -> (usize, Option<io::Error>) {
         let (mut at, mut interrupted) = (0, 0);
         while at < chunk.len() {
@@ -98,7 +98,7 @@ impl SendBatch {
             };
             match usize::try_from(sent) {
                 Ok(sent) if sent > 0 => {
-                    chunk[at..at + sent].iter().for_each(|outgoing| report(Sent::Done(outgoing)));
+                    chunk[at..at + sent].iter().for_each(|outgoing| report(SendOutcome::Sent(outgoing)));
                     at += sent;
                 }
                 _ => {
@@ -107,7 +107,7 @@ impl SendBatch {
                         io::ErrorKind::Interrupted if interrupted < INTERRUPTIONS => interrupted += 1,
                         io::ErrorKind::WouldBlock => return (at, Some(error)),
                         _ => {
-                            report(Sent::Refused(&chunk[at], error));
+                            report(SendOutcome::Refused(&chunk[at], error));
                             at += 1;
                         }
                     }
@@ -126,10 +126,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::socket::OutgoingKind;
+    use crate::socket::ReplyKind;
 
     fn outgoing(peer: SocketAddr, payload: &'static str) -> Outgoing {
-        Outgoing { peer, asked: None, payload: Bytes::from_static(payload.as_bytes()), kind: OutgoingKind::Packet }
+        Outgoing { peer, asked: None, payload: Bytes::from_static(payload.as_bytes()), kind: ReplyKind::Packet }
     }
 
     #[test]
@@ -143,8 +143,8 @@ mod tests {
         SendBatch::new(false)
             .send(sender.as_fd(), &mut queue, |sent| {
                 outcomes.push(match sent {
-                    Sent::Done(outgoing) => (outgoing.peer == good, true),
-                    Sent::Refused(outgoing, error) => {
+                    SendOutcome::Sent(outgoing) => (outgoing.peer == good, true),
+                    SendOutcome::Refused(outgoing, error) => {
                         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
                         (outgoing.peer == good, false)
                     }
@@ -162,7 +162,7 @@ mod tests {
     fn more_than_a_batch_goes_out_in_order() {
         let (sender, receiver) = (UdpSocket::bind("[::1]:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
         let peer = receiver.local_addr().unwrap();
-        let texts: Vec<String> = (0..3 * BATCH + 1).map(|number| number.to_string()).collect();
+        let texts: Vec<String> = (0..3 * BATCH_SIZE + 1).map(|number| number.to_string()).collect();
         let mut queue = Vec::new();
         queue.extend(texts.iter().map(|text| Outgoing { payload: Bytes::from(text.clone()), ..outgoing(peer, "") }));
         let mut sent = 0;

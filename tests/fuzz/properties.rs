@@ -13,12 +13,12 @@ use bytes::Bytes;
 use echo_udpd::admission::{Admission, Policy, RateLimit};
 use echo_udpd::daemon::settings::Settings;
 use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
-use echo_udpd::ledger::{DropReason, Stats};
 use echo_udpd::printable::Printable;
 use echo_udpd::protocol::RawJsonProtocol;
 use echo_udpd::serializer::RawJson;
 use echo_udpd::server::engine::Engine;
-use echo_udpd::socket::{Datagram, Destination, OutgoingKind, PacketInfo, Sent};
+use echo_udpd::socket::{Datagram, Destination, PacketInfo, ReplyKind, SendOutcome};
+use echo_udpd::stats::{DropReason, Stats};
 
 /// A settings file that is accepted prints as one that means the same; one that is not has faults, each on one
 /// printable line, in the order of the text and at places in it.
@@ -124,11 +124,11 @@ pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
         input = rest;
         now += Duration::from_millis(u64::from(pause));
         let before = {
-            engine.settle();
+            engine.publish();
             engine.stats()
         };
         let payload = datagram.payload.clone();
-        handler.0.answer_invalid(!ignore_invalid);
+        handler.0.set_answer_invalid(!ignore_invalid);
         engine.receive([datagram.clone()], now);
         let _ = engine.poll(context);
         let replies = std::mem::take(engine.outgoing());
@@ -138,16 +138,16 @@ pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
             assert!(datagram.peer.port() != 0 && datagram.peer.port() != 9000 && !datagram.truncated);
             let valid = serde_json::from_slice::<&serde_json::value::RawValue>(&payload).is_ok();
             match reply.kind {
-                OutgoingKind::Packet => assert!(valid && reply.payload == payload),
-                OutgoingKind::ErrorReply => {
+                ReplyKind::Packet => assert!(valid && reply.payload == payload),
+                ReplyKind::ErrorReply => {
                     let is_line = payload.ends_with(b"\n");
                     assert!(!valid && reply.payload.len() == 45 + usize::from(is_line));
                 }
             }
             let error = if no_room { ErrorKind::WouldBlock } else { ErrorKind::NetworkUnreachable };
-            engine.sent(&if refused { Sent::Refused(reply, error.into()) } else { Sent::Done(reply) });
+            engine.sent(&if refused { SendOutcome::Refused(reply, error.into()) } else { SendOutcome::Sent(reply) });
         }
-        engine.settle();
+        engine.publish();
         let after = engine.stats();
         assert_eq!(after.received, before.received + 1);
         assert_eq!(after.received, after.handled + after.dropped_before_handler() + engine.queued() as u64);
@@ -156,8 +156,8 @@ pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
         assert_eq!(after.handled, after.echoed + after.error_replies + dropped_after + waiting);
     }
     engine.close();
-    engine.abandon();
-    engine.settle();
+    engine.drop_waiting();
+    engine.publish();
     let stats = engine.stats();
     assert_eq!(stats.received, stats.handled + stats.dropped_before_handler());
     stats

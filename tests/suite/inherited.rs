@@ -206,7 +206,7 @@ fn a_connected_socket_is_refused_by_name_and_a_kept_one_is_closed() {
     let kept = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = kept.local_addr().unwrap();
     kept.connect("127.0.0.1:4000").unwrap();
-    let server = serve(ServerOptions::new().listen(address).left_socket(kept));
+    let server = serve(ServerOptions::new().listen(address).reuse_socket(kept));
     assert_eq!(ask(&crate::harness::connected(address), b"new"), b"new");
     drop(server);
 }
@@ -353,7 +353,7 @@ fn what_waited_in_a_socket_of_an_earlier_run_is_answered_and_other_sockets_are_c
     let (address, gone_as) = (kept.local_addr().unwrap(), open_as(&gone));
     let client = connected(address);
     client.send(b"waited").unwrap();
-    let options = ServerOptions::new().workers(3).listen(address).left_socket(gone).left_socket(kept);
+    let options = ServerOptions::new().workers(3).listen(address).reuse_socket(gone).reuse_socket(kept);
     let server = options.bind(BytesProtocol::default(), EchoRequestHandler::<Bytes>::new()).unwrap();
     // The others joined it.
     assert_eq!((server.workers(), server.sockets().count()), (3, 3));
@@ -389,7 +389,7 @@ fn an_address_that_is_in_use_is_waited_for_when_asked_to() {
         std::thread::sleep(Duration::from_millis(50));
         drop(busy);
     });
-    bind(ServerOptions::new().wait_for_address(crate::harness::DEADLINE)).unwrap();
+    bind(ServerOptions::new().bind_timeout(crate::harness::DEADLINE)).unwrap();
     free.join().unwrap();
 }
 

@@ -174,9 +174,9 @@ fn dropping_the_serving_future_stops_the_handler_after_all_workers() {
     runtime().block_on(async {
         tokio::select! {
             _ = server.serve() => panic!("it serves until it is dropped"),
-            () = handle.reached(Phase::Serving) => {}
+            () = handle.wait_for_phase(Phase::Serving) => {}
         }
-        timeout(DEADLINE, handle.reached(Phase::Stopped)).await.unwrap();
+        timeout(DEADLINE, handle.wait_for_phase(Phase::Stopped)).await.unwrap();
     });
     assert_eq!(*events.lock().unwrap(), ["start", "stop"]);
 }
@@ -187,7 +187,7 @@ fn dropping_a_future_that_is_still_starting_stops_the_handler() {
     let handle = server.handle();
     runtime().block_on(async {
         assert!(timeout(Duration::from_millis(10), server.serve()).await.is_err());
-        timeout(DEADLINE, handle.reached(Phase::Stopped)).await.unwrap();
+        timeout(DEADLINE, handle.wait_for_phase(Phase::Stopped)).await.unwrap();
     });
     assert_eq!(*events.lock().unwrap(), ["start", "start was dropped", "stop"]);
 }
@@ -198,7 +198,7 @@ fn a_runtime_that_is_dropped_waits_for_the_handler_to_stop() {
     let handle = server.handle();
     let runtime = runtime();
     runtime.spawn(server.serve());
-    runtime.block_on(handle.reached(Phase::Serving));
+    runtime.block_on(handle.wait_for_phase(Phase::Serving));
     drop(runtime);
     assert_eq!((handle.phase(), &events.lock().unwrap()[..]), (Phase::Stopped, &["start", "stop"][..]));
 }
@@ -212,7 +212,7 @@ fn dropping_the_serving_future_outside_a_runtime_stops_the_handler() {
     runtime.block_on(async {
         tokio::select! {
             _ = &mut serving => panic!("it serves until it is dropped"),
-            () = handle.reached(Phase::Serving) => {}
+            () = handle.wait_for_phase(Phase::Serving) => {}
         }
     });
     drop(runtime);

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use echo_udpd::blocking;
 use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests, SendPacketError};
-use echo_udpd::ledger::DropReason;
 use echo_udpd::protocol::{BytesProtocol, JsonProtocol, RawJsonProtocol};
 use echo_udpd::serializer::RawJson;
 use echo_udpd::server::{Phase, ServeError, ServerHandle, ServerOptions, UdpServer};
+use echo_udpd::stats::DropReason;
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -406,13 +406,13 @@ fn a_server_goes_from_bound_to_serving_to_stopped() {
     runtime.block_on(async {
         // Spawned on a runtime of several threads: the future is Send.
         let serving = tokio::spawn(server.serve());
-        handle.reached(Phase::Serving).await;
+        handle.wait_for_phase(Phase::Serving).await;
         assert!(handle.is_serving());
         let asked = tokio::task::spawn_blocking(move || ask(&connected(address), b"x"));
         assert_eq!(asked.await.unwrap(), b"x");
         handle.shutdown();
         serving.await.unwrap().unwrap();
-        handle.reached(Phase::Stopped).await;
+        handle.wait_for_phase(Phase::Stopped).await;
     });
     assert_eq!((handle.is_serving(), handle.stats().echoed), (false, 1));
     UdpSocket::bind(address).expect("the port is free again");
@@ -430,7 +430,7 @@ fn dropping_the_serving_future_stops_all_workers() {
     runtime.block_on(async {
         let serving = tokio::time::timeout(Duration::from_millis(50), server.serve());
         assert!(serving.await.is_err(), "it serves until it is dropped");
-        tokio::time::timeout(DEADLINE, handle.reached(Phase::Stopped)).await.unwrap();
+        tokio::time::timeout(DEADLINE, handle.wait_for_phase(Phase::Stopped)).await.unwrap();
     });
     UdpSocket::bind(address).expect("the port is free again");
 }

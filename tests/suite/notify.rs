@@ -136,9 +136,9 @@ fn a_watchdog_of_no_time_is_none_and_one_of_hardly_any_does_not_take_all_of_it()
     for (limit, most_per_second) in [("0", 0.0), ("1", 100.0)] {
         manager.forget();
         let limit = format!("WATCHDOG_USEC={limit}");
+        let begun = Instant::now();
         let daemon = DaemonCommand::default().wrapped(&["env", &manager.variable(), &limit]).settings("").start();
         manager.wait_for("READY=1");
-        let begun = Instant::now();
         assert_eq!(ask(&connected(daemon.at("127.0.0.1")), b"1"), b"1");
         // Up to the status of the next second.
         let beats = std::iter::repeat_with(|| manager.next()).take_while(|message| !message.starts_with("STATUS="));

@@ -5,7 +5,7 @@
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
-use echo_udpd::socket::{Families, SocketOptions, Target, adopt, bind};
+use echo_udpd::socket::{BindTarget, Families, SocketOptions, adopt, bind};
 
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
@@ -140,7 +140,7 @@ fn a_host_with_ipv6_switched_off_is_not_said_to_be_served_over_ipv6() {
         // A socket that was kept is known again, and one that was handed over is described alike.
         let address = "[::]:9001".parse().unwrap();
         let [bound] = bind(address, &SocketOptions::default()).unwrap().try_into().unwrap();
-        assert!(Target::of(address).unwrap().is_of(&bound.socket));
+        assert!(BindTarget::resolve(address).unwrap().matches(&bound.socket));
         let adopted = adopt(bound.socket, &SocketOptions::default()).unwrap();
         assert_eq!(adopted.families, Families::NoIpv6Address);
     });

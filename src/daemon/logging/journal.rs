@@ -17,7 +17,7 @@ use tracing_subscriber::layer::Context;
 use super::IDENTIFIER;
 use super::queue::{Queue, Sink};
 use crate::counted::counted;
-use crate::message;
+use crate::message_id;
 use crate::printable::beginning;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -48,7 +48,7 @@ impl Sink for Journal {
     fn dropped(&self, count: u64) -> Vec<u8> {
         let mut entry = Entry::new(&Level::WARN);
         entry.field("MESSAGE", &format!("dropped {}: journald did not keep up", counted(count, "log line")));
-        entry.field("MESSAGE_ID", message::LINES_LOST);
+        entry.field("MESSAGE_ID", message_id::LOG_DROPPED);
         entry.field("LOG_DROPPED", &count.to_string());
         entry.0
     }

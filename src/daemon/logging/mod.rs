@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::queue::Queue;
 use super::settings::{LogLevel, LogTarget};
-use crate::message;
+use crate::message_id;
 use crate::printable::Printable;
 
 const IDENTIFIER: &str = "echo-udpd";
@@ -71,11 +71,11 @@ impl Logging {
         // A panic is an event like any other, on one line.
         std::panic::set_hook(Box::new(|panic| {
             let text = panic.to_string();
-            tracing::error!(message_id = message::PANIC, "{}", Printable::raw(text.as_bytes()).limit(1024));
+            tracing::error!(message_id = message_id::PANIC, "{}", Printable::raw(text.as_bytes()).limit(1024));
         }));
         if let Some(error) = unavailable {
             tracing::warn!(
-                message_id = message::NO_JOURNALD,
+                message_id = message_id::NO_JOURNALD,
                 "journald is not available ({error}): logging to standard error"
             );
         }
@@ -106,7 +106,7 @@ pub(super) fn report_fatal(lines: &[String]) {
     let mut left = lines;
     if stderr_is_the_journal() {
         while let [line, more @ ..] = left
-            && journal::write_error(message::FAILED, line).is_ok()
+            && journal::write_error(message_id::FAILED, line).is_ok()
         {
             left = more;
         }

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::faults::{Faults, MAX_SHOWN, printable, quoted};
-use super::{LONGEST_BURST, Settings, keys, syntax};
+use super::{MAX_REFILL_SECONDS, Settings, keys, syntax};
 
 /// Everything that is wrong in a text that is not a valid settings file.
 pub(super) fn faults(text: &str) -> Faults {
@@ -152,14 +152,14 @@ impl Diagnosis<'_> {
             return;
         }
         let place = |key: &str| table.get_ref().get(key).map(|value| value.span().start);
-        let refill = format!("a burst has to refill within {LONGEST_BURST} s");
+        let refill = format!("a burst has to refill within {MAX_REFILL_SECONDS} s");
         let (key, rule) = if burst < least {
             ("burst", format!("must be at least {least}, what the largest datagram costs, unless per-second = 0"))
         } else if place("burst").is_some() {
             let by_default = if place("per-second").is_none() { " (the default)" } else { "" };
             ("burst", format!("must be at most {most}: {refill} at per-second = {rate}{by_default}"))
         } else {
-            let needed = burst.div_ceil(LONGEST_BURST);
+            let needed = burst.div_ceil(MAX_REFILL_SECONDS);
             ("per-second", format!("must be at least {needed}: {refill}, with burst = {burst} (the default)"))
         };
         self.note(place(key).unwrap_or_default(), |_| format!("rate-limit.{key}: {rule}"));

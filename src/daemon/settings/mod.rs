@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::faults::{Fault, Faults};
 pub use self::listen::{Listen, ListenAddress, ListenError};
 pub use self::values::*;
-use crate::admission::{self, LARGEST_COST, LONGEST_BURST, Policy, Prefix};
+use crate::admission::{self, MAX_DATAGRAM_COST, MAX_REFILL_SECONDS, Policy, Prefix};
 use crate::handler::RequestLogSettings;
 
 /// The file as it is written.
@@ -168,7 +168,7 @@ impl RateLimit {
     fn sensible_bursts(&self) -> RangeInclusive<u32> {
         match self.per_second.value() {
             0 => 0..=u32::MAX,
-            rate => LARGEST_COST..=rate.saturating_mul(LONGEST_BURST),
+            rate => MAX_DATAGRAM_COST..=rate.saturating_mul(MAX_REFILL_SECONDS),
         }
     }
 }

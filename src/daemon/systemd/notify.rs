@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::message;
+use crate::message_id;
 
 /// A message to the service manager: one datagram.
 #[derive(Debug)]
@@ -177,11 +177,11 @@ impl Outbox {
 
 /// A service manager that hears nothing takes the service for one that does not start, and ends it: say why, once.
 fn log_first_failure(what: &impl fmt::Display, error: &io::Error) {
-    tracing::warn!(message_id = message::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
+    tracing::warn!(message_id = message_id::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
 }
 
 pub(super) fn log_failure(what: &impl fmt::Display, error: &io::Error) {
-    tracing::debug!(message_id = message::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
+    tracing::debug!(message_id = message_id::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echo_udpd::ledger::DropReason;
+use echo_udpd::stats::DropReason;
 
 use super::namespace::Namespace;
 use super::{DEADLINE, sh, temporary_file, wait_for};

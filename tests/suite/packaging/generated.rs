@@ -3,7 +3,7 @@
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
-use echo_udpd::{cli, daemon};
+use echo_udpd::{client_program, daemon};
 
 pub(super) const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
@@ -43,7 +43,7 @@ pub(super) fn fill_in(page: &str) -> String {
 fn region(name: &str) -> String {
     match name {
         "options" => options(&daemon::command_line()),
-        "commands" => cli::command_line().get_subcommands().map(subcommand).collect(),
+        "commands" => client_program::command_line().get_subcommands().map(subcommand).collect(),
         "settings" => settings(),
         _ => panic!("no region {name}"),
     }

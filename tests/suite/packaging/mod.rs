@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use echo_udpd::{cli, daemon, message};
+use echo_udpd::{client_program, daemon, message_id};
 
 use crate::harness::{Daemon, has_program, is_root, need, provided, run, temporary_folder};
 
@@ -64,7 +64,7 @@ fn section(page: &str, name: &str) -> String {
 
 #[test]
 fn synopses_name_every_option() {
-    let client = cli::command_line();
+    let client = client_program::command_line();
     let send = client.find_subcommand("send").unwrap().clone();
     for (page, command) in [("man/echo-udpd.8", daemon::command_line()), ("man/echo-udp.1", send)] {
         let synopsis = section(page, "SYNOPSIS");
@@ -115,7 +115,7 @@ fn sysctl_sets_what_the_shipped_file_says() {
 
 #[test]
 fn completions_are_current() {
-    for (name, command) in [("echo-udpd", daemon::command_line()), ("echo-udp", cli::command_line())] {
+    for (name, command) in [("echo-udpd", daemon::command_line()), ("echo-udp", client_program::command_line())] {
         for shell in generated::SHELLS {
             let (file, text) = generated::completion(shell, command.clone(), name);
             assert_current(&format!("completions/{file}"), &text);
@@ -163,7 +163,7 @@ fn every_message_has_an_entry_in_the_catalog_and_no_other_is_there() {
     let catalog = read(&packaging("systemd/echo-udpd.catalog"));
     let entries: BTreeSet<&str> =
         catalog.lines().filter_map(|line| line.strip_prefix("-- ")?.split(' ').next()).collect();
-    assert_eq!(entries, message::ALL.iter().copied().collect());
+    assert_eq!(entries, message_id::ALL.iter().copied().collect());
     for entry in catalog.split("\n-- ").skip(1) {
         let (header, text) = entry.split_once("\n\n").unwrap();
         assert!(header.contains("Subject: ") && header.contains("Defined-By: echo-udpd"), "{entry}");

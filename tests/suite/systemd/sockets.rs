@@ -1,6 +1,6 @@
 //! Where the service listens: ports and workers that change, addresses that come later, the socket unit beside it.
 
-use echo_udpd::message;
+use echo_udpd::message_id;
 
 use super::Sockets;
 use crate::harness::container::{ANYWHERE, Container, releases};
@@ -76,7 +76,7 @@ fn a_port_below_1024_needs_a_capability_or_the_socket_unit() {
         container.start_service(Sockets::UnitOnly);
         container.is_answered("[::1]:7", "any bytes");
         // The file and the unit say the same.
-        let ignored = container.sh(&format!("journalctl -q -o cat MESSAGE_ID={}", message::LISTEN_IGNORED));
+        let ignored = container.sh(&format!("journalctl -q -o cat MESSAGE_ID={}", message_id::LISTEN_IGNORED));
         assert_eq!(ignored, "", "{place}");
     }
 }

@@ -8,56 +8,57 @@ use std::time::{Duration, Instant};
 
 /// Allows `rate` events a second on average, and up to `burst` at once.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimiter {
     origin: Instant,
-    /// Nanoseconds since `origin`.
-    arrival: AtomicU64,
-    /// Nanoseconds that one event costs; 0 = no limit.
-    cost: AtomicU64,
+    /// The theoretical arrival time, in nanoseconds since `origin`.
+    tat: AtomicU64,
+    /// Nanoseconds between two events at the rate; 0 = no limit.
+    interval: AtomicU64,
     /// Nanoseconds that the arrival time may be ahead of now.
-    ahead: AtomicU64,
+    tolerance: AtomicU64,
 }
 
-impl Pace {
+impl RateLimiter {
     pub(crate) fn new(rate: u32, burst: u32) -> Self {
-        let pace =
-            Self { origin: Instant::now(), arrival: 0.into(), cost: AtomicU64::default(), ahead: AtomicU64::default() };
-        pace.set(rate, burst);
-        pace
+        let limiter = Self::unlimited();
+        limiter.set(rate, burst);
+        limiter
+    }
+
+    /// At most one event in each `interval`.
+    pub(crate) fn every(interval: Duration) -> Self {
+        let limiter = Self::unlimited();
+        let interval = nanoseconds(interval);
+        limiter.interval.store(interval, Relaxed);
+        limiter.tolerance.store(interval, Relaxed);
+        limiter
+    }
+
+    fn unlimited() -> Self {
+        Self { origin: Instant::now(), tat: 0.into(), interval: 0.into(), tolerance: 0.into() }
     }
 
     /// Changes the rate; 0 = no limit. What has been used of the burst stays used.
     pub(crate) fn set(&self, rate: u32, burst: u32) {
-        let cost = if rate == 0 { 0 } else { 1_000_000_000 / u64::from(rate) };
-        self.cost.store(cost, Relaxed);
-        self.ahead.store(cost * u64::from(burst.max(1)), Relaxed);
+        let interval = if rate == 0 { 0 } else { 1_000_000_000 / u64::from(rate) };
+        self.interval.store(interval, Relaxed);
+        self.tolerance.store(interval * u64::from(burst.max(1)), Relaxed);
     }
 
     /// Returns whether one more event may happen now, and counts it if so.
     pub(crate) fn allow(&self, now: Instant) -> bool {
-        let cost = self.cost.load(Relaxed);
-        if cost == 0 {
+        let interval = self.interval.load(Relaxed);
+        if interval == 0 {
             return true;
         }
         let now = nanoseconds(now.saturating_duration_since(self.origin));
-        let limit = now + self.ahead.load(Relaxed);
-        self.arrival
-            .fetch_update(Relaxed, Relaxed, |arrival| {
-                let next = arrival.max(now) + cost;
+        let limit = now + self.tolerance.load(Relaxed);
+        self.tat
+            .fetch_update(Relaxed, Relaxed, |tat| {
+                let next = tat.max(now) + interval;
                 (next <= limit).then_some(next)
             })
             .is_ok()
-    }
-}
-
-/// At most one event in each `interval`.
-impl From<Duration> for Pace {
-    fn from(interval: Duration) -> Self {
-        let pace = Self::new(1, 1);
-        let nanos = nanoseconds(interval);
-        pace.cost.store(nanos, Relaxed);
-        pace.ahead.store(nanos, Relaxed);
-        pace
     }
 }
 
@@ -72,18 +73,18 @@ mod tests {
 
     #[test]
     fn the_burst_passes_at_once_and_then_the_rate() {
-        let pace = Pace::new(10, 5);
-        let start = pace.origin;
-        assert_eq!((0..100).filter(|_| pace.allow(start)).count(), 5);
-        let passed = (0..1000).filter(|step| pace.allow(start + Duration::from_millis(10 * step))).count();
+        let limiter = RateLimiter::new(10, 5);
+        let start = limiter.origin;
+        assert_eq!((0..100).filter(|_| limiter.allow(start)).count(), 5);
+        let passed = (0..1000).filter(|step| limiter.allow(start + Duration::from_millis(10 * step))).count();
         assert!((99..=100).contains(&passed), "10 seconds at 10 a second passed {passed}");
     }
 
     #[test]
     fn zero_is_no_limit_and_an_interval_passes_one() {
-        let free = Pace::new(0, 0);
+        let free = RateLimiter::new(0, 0);
         assert_eq!((0..1000).filter(|_| free.allow(free.origin)).count(), 1000);
-        let once = Pace::from(Duration::from_secs(30));
+        let once = RateLimiter::every(Duration::from_secs(30));
         let passed = (0..90).filter(|&second| once.allow(once.origin + Duration::from_secs(second))).count();
         assert_eq!(passed, 3);
     }

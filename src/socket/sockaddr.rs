@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 /// Room for either kind of address, aligned for both.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(8))]
-pub(super) struct Name([u8; Name::SIZE]);
+pub(super) struct SockAddrBuffer([u8; SockAddrBuffer::SIZE]);
 
-impl Name {
+impl SockAddrBuffer {
     /// The size of `sockaddr_in6`, the larger one.
     pub(super) const SIZE: usize = size_of::<libc::sockaddr_in6>();
     const SIZE_IPV4: usize = size_of::<libc::sockaddr_in>();
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_way_to_the_kernel_and_back() {
-        let mut name = Name([0xff; Name::SIZE]);
+        let mut name = SockAddrBuffer([0xff; SockAddrBuffer::SIZE]);
         for text in ["[::1]:9000", "[fe80::1%7]:1", "[2001:db8::9]:65535"] {
             let address: SocketAddr = text.parse().unwrap();
             let length = name.encode(address, true);
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_the_kernels() {
-        assert_eq!((Name::SIZE, Name::SIZE_IPV4), (28, 16));
+        assert_eq!((SockAddrBuffer::SIZE, SockAddrBuffer::SIZE_IPV4), (28, 16));
         assert_eq!(std::mem::offset_of!(libc::sockaddr_in6, sin6_port), 2);
         assert_eq!(std::mem::offset_of!(libc::sockaddr_in6, sin6_addr), 8);
         assert_eq!(std::mem::offset_of!(libc::sockaddr_in6, sin6_scope_id), 24);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_short_or_unknown_name_is_no_address() {
-        let mut name = Name::default();
+        let mut name = SockAddrBuffer::default();
         assert_eq!(name.decode(0), None);
         assert_eq!(name.decode(28), None);
         name.encode("[::1]:9000".parse().unwrap(), true);

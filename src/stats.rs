@@ -141,7 +141,7 @@ pub struct Stats {
     /// Receive calls that failed; the loop goes on.
     pub receive_errors: u64,
     /// Requests that [`RequestLog`](crate::handler::RequestLog) left out for its rate.
-    pub unlogged: u64,
+    pub log_suppressed: u64,
 }
 
 impl Stats {
@@ -169,7 +169,7 @@ impl AddAssign for Stats {
         self.received_bytes += other.received_bytes;
         self.sent_bytes += other.sent_bytes;
         self.receive_errors += other.receive_errors;
-        self.unlogged += other.unlogged;
+        self.log_suppressed += other.log_suppressed;
     }
 }
 
@@ -181,11 +181,11 @@ impl fmt::Display for Stats {
         for reason in DropReason::ALL {
             write!(f, " dropped_{reason}={}", self.dropped.of(reason))?;
         }
-        let Self { kernel_drops, received_bytes, sent_bytes, receive_errors, unlogged, .. } = self;
+        let Self { kernel_drops, received_bytes, sent_bytes, receive_errors, log_suppressed, .. } = self;
         write!(
             f,
             " kernel_drops={kernel_drops} received_bytes={received_bytes} sent_bytes={sent_bytes} \
-             receive_errors={receive_errors} unlogged={unlogged}"
+             receive_errors={receive_errors} log_suppressed={log_suppressed}"
         )
     }
 }
@@ -202,7 +202,7 @@ pub(crate) struct Counters {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     receive_errors: AtomicU64,
-    unlogged: AtomicU64,
+    log_suppressed: AtomicU64,
     kernel_drops: AtomicU64,
     /// What the kernel's own count was when this one began.
     kernel_drops_before: u32,
@@ -232,7 +232,7 @@ impl Counters {
         add(&self.received_bytes, turn.received_bytes);
         add(&self.sent_bytes, turn.sent_bytes);
         add(&self.receive_errors, turn.receive_errors);
-        add(&self.unlogged, turn.unlogged);
+        add(&self.log_suppressed, turn.log_suppressed);
     }
 
     pub(crate) fn count_drop(&self, reason: DropReason) {
@@ -243,8 +243,8 @@ impl Counters {
         self.handled.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_unlogged(&self) {
-        self.unlogged.fetch_add(1, Relaxed);
+    pub(crate) fn count_log_suppressed(&self) {
+        self.log_suppressed.fetch_add(1, Relaxed);
     }
 
     /// Takes over the kernel's own count, which is gone with its socket and has 32 bits only.
@@ -272,7 +272,7 @@ impl Counters {
             received_bytes: self.received_bytes.load(Relaxed),
             sent_bytes: self.sent_bytes.load(Relaxed),
             receive_errors: self.receive_errors.load(Relaxed),
-            unlogged: self.unlogged.load(Relaxed),
+            log_suppressed: self.log_suppressed.load(Relaxed),
         }
     }
 }
@@ -328,7 +328,7 @@ mod tests {
             received_bytes: 105,
             sent_bytes: 106,
             receive_errors: 107,
-            unlogged: 108,
+            log_suppressed: 108,
             ..Stats::default()
         };
         for (at, reason) in DropReason::ALL.into_iter().enumerate() {
@@ -346,7 +346,7 @@ mod tests {
              dropped_source_address=6 dropped_destination=8 dropped_access=10 dropped_rate_limit=12 \
              dropped_handler_busy=14 dropped_own_error=16 dropped_invalid=18 dropped_error_limit=20 \
              dropped_handler_failed=22 dropped_send_buffer=24 dropped_send=28 kernel_drops=218 received_bytes=210 \
-             sent_bytes=212 receive_errors=214 unlogged=216"
+             sent_bytes=212 receive_errors=214 log_suppressed=216"
         );
         assert_eq!(sum.dropped_before_handler(), 2 + 4 + 6 + 8 + 10 + 12 + 14);
     }

@@ -49,7 +49,7 @@ messages! {
     /// All counters, as SIGUSR1 asks for them.
     COUNTERS = "e3e5d038bf75476ba317f9cd8819bee6";
     /// Requests beyond the rate of the log.
-    REQUESTS_NOT_LOGGED = "228521473667417690c407eac305e466";
+    REQUESTS_SUPPRESSED = "228521473667417690c407eac305e466";
     /// At level debug: a datagram got no reply.
     DROPPED_ONE = "95c21e0e1c22468da0638c7efe92a4f8";
     /// Datagrams got no reply in the last minute, for one reason.
@@ -65,7 +65,7 @@ messages! {
     /// The settings ask for journald, which is not there.
     NO_JOURNALD = "4db9ac7886b84f9eb6037a92cf145fc6";
     /// Lines of the log were dropped.
-    LINES_LOST = "6ee51d93705b4225bfaddb49d27ae58e";
+    LOG_DROPPED = "6ee51d93705b4225bfaddb49d27ae58e";
     /// A request handler failed.
     HANDLER_FAILED = "2e2556f7682548dc8f54d83e832785af";
     /// A worker was started anew.

@@ -1,4 +1,4 @@
-//! Control messages: which address a datagram was sent to, and which one a reply leaves from.
+//! ControlBuffer messages: which address a datagram was sent to, and which one a reply leaves from.
 //!
 //! Read and written as plain bytes in safe code (cmsg(3), ip(7), ipv6(7); RFC 3542 s6.1).
 
@@ -10,9 +10,9 @@ use super::Destination;
 /// a socket that was handed over may ask for besides.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
-pub(super) struct Control([u8; Control::SIZE]);
+pub(super) struct ControlBuffer([u8; ControlBuffer::SIZE]);
 
-impl Default for Control {
+impl Default for ControlBuffer {
     fn default() -> Self {
         Self([0; Self::SIZE])
     }
@@ -56,7 +56,7 @@ impl PacketInfo {
     }
 }
 
-impl Control {
+impl ControlBuffer {
     pub(super) const SIZE: usize = 256;
 
     /// Reads the messages in the first `length` bytes.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let mut control = Control([0xff; Control::SIZE]);
+        let mut control = ControlBuffer([0xff; ControlBuffer::SIZE]);
         let asked = destination("fe80::7", 3);
         let length = control.encode(&asked);
         assert_eq!(control.decode(length), PacketInfo { ipv4: None, ipv6: Some(asked) });
@@ -153,9 +153,9 @@ mod tests {
 
     #[test]
     fn both_messages_of_an_ipv4_datagram_are_read() {
-        let mut first = Control::default();
+        let mut first = ControlBuffer::default();
         let length = first.encode(&destination("::ffff:192.0.2.7", 3));
-        let mut second = Control::default();
+        let mut second = ControlBuffer::default();
         let more = second.encode(&destination("169.254.0.7", 3));
         first.0[length..length + more].copy_from_slice(&second.0[..more]);
         let info = first.decode(length + more);
@@ -165,21 +165,21 @@ mod tests {
 
     #[test]
     fn a_local_address_that_the_kernel_did_not_note_is_the_destination() {
-        let mut control = Control::default();
+        let mut control = ControlBuffer::default();
         let length = control.message(libc::IPPROTO_IP, libc::IP_PKTINFO, &[&[0; 4], &[0; 4], &[192, 0, 2, 7]]);
         assert_eq!(control.decode(length).ipv4, Some(destination("192.0.2.7", 0)));
     }
 
     #[test]
     fn cut_off_and_senseless_messages_are_passed_over() {
-        let mut control = Control::default();
+        let mut control = ControlBuffer::default();
         let length = control.encode(&destination("2001:db8::7", 3));
         for short in 0..length - 4 {
             assert_eq!(control.decode(short), PacketInfo::default(), "{short} bytes");
         }
-        for size in [0, 1, HEADER - 1, HEADER, HEADER + 3, Control::SIZE + 1, usize::MAX] {
+        for size in [0, 1, HEADER - 1, HEADER, HEADER + 3, ControlBuffer::SIZE + 1, usize::MAX] {
             control.0[..WORD].copy_from_slice(&size.to_ne_bytes());
-            assert_eq!(control.decode(Control::SIZE), PacketInfo::default(), "size {size}");
+            assert_eq!(control.decode(ControlBuffer::SIZE), PacketInfo::default(), "size {size}");
         }
         assert_eq!(control.decode(usize::MAX), PacketInfo::default());
     }

@@ -1,4 +1,4 @@
-//! The pulse of one loop: proof from it that it turns, and ways to wake it from outside.
+//! The heartbeat of one loop: proof from it that it turns, and ways to wake it from outside.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 /// A wake-up is a `write(2)` to the eventfd of the loop's runtime, and tokio panics where that fails. The waker does
 /// not write a second time, for it takes the loop for woken; a new task on the runtime does.
 #[derive(Default)]
-pub(super) struct Pulse {
+pub(super) struct Heartbeat {
     asked: AtomicBool,
     proofs: AtomicU64,
     waker: AtomicWaker,
@@ -23,9 +23,9 @@ pub(super) struct Pulse {
 }
 
 /// Held while a loop runs.
-pub(super) struct OnRuntime<'a>(&'a Pulse);
+pub(super) struct OnRuntime<'a>(&'a Heartbeat);
 
-impl Pulse {
+impl Heartbeat {
     /// Notes the runtime that the loop is on, until the guard is dropped.
     pub(super) fn on_runtime(&self) -> OnRuntime<'_> {
         *self.runtime() = Handle::try_current().ok();
@@ -46,18 +46,18 @@ impl Pulse {
     }
 
     /// The number of proofs so far.
-    pub(super) fn proofs(&self) -> u64 {
+    pub(super) fn heartbeats(&self) -> u64 {
         self.proofs.load(Ordering::Relaxed)
     }
 
     /// Returns whether the loop is asked; it is woken with this when it will be.
-    pub(super) fn poll_asked(&self, waker: &Waker) -> bool {
+    pub(super) fn poll_requested(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
         self.asked.load(Ordering::Acquire)
     }
 
     /// The loop could ask its socket.
-    pub(super) fn prove(&self) {
+    pub(super) fn beat(&self) {
         if self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel) {
             self.proofs.fetch_add(1, Ordering::Relaxed);
         }
