@@ -5,16 +5,15 @@ use std::error::Error;
 use echo_udpd::handler::{Client, DatagramRequestHandler, HandlerError, Requests};
 use echo_udpd::protocol::JsonProtocol;
 use echo_udpd::server::UdpServer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 struct EchoRequestHandler;
 
-impl DatagramRequestHandler<JsonProtocol> for EchoRequestHandler {
-    async fn handle(
-        &self,
-        client: Client<JsonProtocol>,
-        mut requests: Requests<JsonProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for EchoRequestHandler {
+    type Request = Value;
+    type Response = Value;
+
+    async fn handle(&self, client: Client<Value>, mut requests: Requests<Value>) -> Result<(), HandlerError> {
         match requests.next().await {
             Some(Ok(request)) => {
                 println!("{} sent {request}", client.peer().ip());

@@ -9,15 +9,15 @@
 //! use echo_udpd::handler::{Client, DatagramRequestHandler, HandlerError, Requests};
 //! use echo_udpd::protocol::JsonProtocol;
 //! use echo_udpd::server::UdpServer;
+//! use serde_json::Value;
 //!
 //! struct Echo;
 //!
-//! impl DatagramRequestHandler<JsonProtocol> for Echo {
-//!     async fn handle(
-//!         &self,
-//!         client: Client<JsonProtocol>,
-//!         mut requests: Requests<JsonProtocol>,
-//!     ) -> Result<(), HandlerError> {
+//! impl DatagramRequestHandler for Echo {
+//!     type Request = Value;
+//!     type Response = Value;
+//!
+//!     async fn handle(&self, client: Client<Value>, mut requests: Requests<Value>) -> Result<(), HandlerError> {
 //!         if let Some(Ok(packet)) = requests.next().await {
 //!             println!("{} sent {packet}", client.peer().ip());
 //!             client.send_packet(packet).await?;
@@ -77,6 +77,7 @@ pub mod message_id;
 pub mod printable;
 pub mod protocol;
 mod rate;
+mod running;
 pub mod serializer;
 pub mod server;
 pub mod socket;

@@ -4,6 +4,7 @@
 //! makes one of a serializer and, where the packet is not what the serializer carries, a converter. Knows no sockets.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -36,8 +37,22 @@ pub trait DatagramProtocol {
     fn build_packet(&self, datagram: Bytes) -> Result<Self::Received, DatagramProtocolParseError>;
 }
 
+impl<P: DatagramProtocol + ?Sized> DatagramProtocol for Arc<P> {
+    type Sent = P::Sent;
+    type Received = P::Received;
+
+    fn make_datagram(&self, packet: P::Sent) -> Result<Bytes, SerializeError> {
+        (**self).make_datagram(packet)
+    }
+
+    fn build_packet(&self, datagram: Bytes) -> Result<P::Received, DatagramProtocolParseError> {
+        (**self).build_packet(datagram)
+    }
+}
+
 /// A datagram that is not a valid packet: what was wrong, and where.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DatagramProtocolParseError {
     /// The serializer refused the bytes.
     #[error("{0}")]

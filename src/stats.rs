@@ -1,81 +1,275 @@
-//! Every datagram is accounted for: the reasons for a drop, the counters of a worker, and their sum.
+//! Every datagram is accounted for: one table of all counters and of the reasons for a drop.
 //!
 //! At rest `received = handled + drops before the handler`, and for the echo handler
-//! `handled = echoed + error_replies + drops by the handler or after it`. A worker writes only its own counters, which
-//! have cache lines of their own; a snapshot adds them up. What a reason means is decided elsewhere.
+//! `handled = sent + error_replies + drops by the handler or after it`. A worker writes only its own counters, which
+//! have cache lines of their own; snapshots add them up. The table makes the types here, and whatever shows counters
+//! goes by [`COUNTERS`]. What a reason means is decided elsewhere.
 
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Declares the reasons for a drop, in the order of a datagram's way: its name in counters, and whether the drop
-/// happens before a handler sees the datagram or after that.
-macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $reason:ident = $name:literal, $when:ident;)*) => {
+/// Declares the counters, in the order in which they are shown. Each has a text of help, a name (where the echo daemon
+/// shows another, that one too), a unit and an owner; those that the status line of a service shows have a label for
+/// that. The reasons for a drop stand in the order of a datagram's way, each with its side of the handler.
+macro_rules! counters {
+    (
+        $(
+            $(#[doc = $help:literal])+
+            $field:ident $(as $shown:ident)?: $unit:ident of $owner:ident $(, $status:literal)?;
+        )+
+        dropped: $dropped_status:literal {
+            $($(#[doc = $reason_help:literal])+ $reason:ident = $reason_name:ident, $side:ident;)+
+        }
+        $(
+            $(#[doc = $last_help:literal])+
+            $last:ident: $last_unit:ident of $last_owner:ident $(, $last_status:literal)?;
+        )+
+    ) => {
+        /// What happened since the server was bound.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[doc = $help])+ pub $field: u64,)+
+            /// Datagrams that got no reply, by reason.
+            pub dropped: Drops,
+            $($(#[doc = $last_help])+ pub $last: u64,)+
+        }
+
         /// Why a datagram was dropped.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum DropReason {
-            $($(#[$doc])* $reason,)*
+            $($(#[doc = $reason_help])+ $reason,)+
         }
 
         impl DropReason {
             /// Every reason, in the order of a datagram's way.
-            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$reason),*];
+            pub const ALL: [Self; [$(stringify!($reason)),+].len()] = [$(Self::$reason),+];
 
             /// The name in counters: `source_port`.
             #[must_use]
-            pub fn name(self) -> &'static str {
+            pub const fn name(self) -> &'static str {
                 match self {
-                    $(Self::$reason => $name,)*
+                    $(Self::$reason => stringify!($reason_name),)+
                 }
             }
 
             /// Returns whether the drop happens before a handler sees the datagram.
             #[must_use]
-            pub fn is_before_handler(self) -> bool {
-                /// Where a drop happens.
-                #[derive(PartialEq)]
-                enum When {
-                    Before,
-                    After,
+            pub const fn is_before_handler(self) -> bool {
+                match self {
+                    $(Self::$reason => matches!(Side::$side, Side::Before),)+
                 }
-                let when = match self {
-                    $(Self::$reason => When::$when,)*
-                };
-                when == When::Before
+            }
+        }
+
+        /// All counters, in the order in which they are shown.
+        pub const COUNTERS: &[Counter] = &[
+            $(Counter {
+                name: stringify!($field),
+                echo_name: echo_name!($field $(as $shown)?),
+                help: concat!($($help),+),
+                unit: Unit::$unit,
+                owner: Owner::$owner,
+                reason: None,
+                status: status!($($status)?),
+                read: |stats| stats.$field,
+            },)+
+            $(Counter {
+                name: concat!("dropped_", stringify!($reason_name)),
+                echo_name: concat!("dropped_", stringify!($reason_name)),
+                help: concat!($($reason_help),+),
+                unit: Unit::Datagrams,
+                owner: if DropReason::$reason.is_before_handler() { Owner::Listener } else { Owner::Handler },
+                reason: Some(DropReason::$reason),
+                status: Some($dropped_status),
+                read: |stats| stats.dropped.of(DropReason::$reason),
+            },)+
+            $(Counter {
+                name: stringify!($last),
+                echo_name: stringify!($last),
+                help: concat!($($last_help),+),
+                unit: Unit::$last_unit,
+                owner: Owner::$last_owner,
+                reason: None,
+                status: status!($($last_status)?),
+                read: |stats| stats.$last,
+            },)+
+        ];
+
+        impl AddAssign for Stats {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$field += other.$field;)+
+                for reason in DropReason::ALL {
+                    self.dropped.count(reason, other.dropped.of(reason));
+                }
+                $(self.$last += other.$last;)+
+            }
+        }
+
+        /// The same numbers where several threads add to them.
+        #[derive(Debug, Default)]
+        struct Totals {
+            $($field: AtomicU64,)+
+            dropped: [AtomicU64; DropReason::ALL.len()],
+            $($last: AtomicU64,)+
+        }
+
+        impl Totals {
+            fn add(&self, stats: &Stats) {
+                $(add(&self.$field, stats.$field);)+
+                for (total, count) in self.dropped.iter().zip(stats.dropped.0) {
+                    add(total, count);
+                }
+                $(add(&self.$last, stats.$last);)+
+            }
+
+            fn snapshot(&self) -> Stats {
+                Stats {
+                    $($field: self.$field.load(Relaxed),)+
+                    dropped: Drops(DropReason::ALL.map(|reason| self.dropped[reason as usize].load(Relaxed))),
+                    $($last: self.$last.load(Relaxed),)+
+                }
             }
         }
     };
 }
 
-drop_reasons! {
-    /// It did not fit the buffer (`MSG_TRUNC`).
-    Truncated = "truncated", Before;
-    /// Its source port is 0, one that this server listens on, or one that the policy denies: the reply could loop.
-    SourcePort = "source_port", Before;
-    /// Its source address cannot be that of a client.
-    SourceAddress = "source_address", Before;
-    /// It was sent to a broadcast or multicast address, or the kernel did not say to which.
-    Destination = "destination", Before;
-    /// Its source may not use this service.
-    Access = "access", Before;
-    /// Its source, or all sources together, sent more than they may.
-    RateLimit = "rate_limit", Before;
-    /// Its client's queue was full; or its handler had to wait, and too many waited already.
-    HandlerBusy = "handler_busy", Before;
-    /// It is byte for byte the server's own error reply: a reply could loop.
-    OwnError = "own_error", After;
-    /// It is not a packet of the protocol, and the handler does not reply to those.
-    Invalid = "invalid", After;
-    /// It is not a packet of the protocol, and its source, or all together, had as many error replies as they may.
-    ErrorLimit = "error_limit", After;
-    /// The handler returned an error or panicked.
-    HandlerFailed = "handler_failed", After;
-    /// The send buffer stayed full: the network is too slow, or replies in it wait for neighbours that do not answer.
-    SendBuffer = "send_buffer", After;
-    /// The kernel refused the reply.
-    Send = "send", After;
+macro_rules! echo_name {
+    ($name:ident) => {
+        stringify!($name)
+    };
+    ($name:ident as $shown:ident) => {
+        stringify!($shown)
+    };
+}
+
+macro_rules! status {
+    () => {
+        None
+    };
+    ($label:literal) => {
+        Some($label)
+    };
+}
+
+counters! {
+    /// Datagrams that the kernel delivered.
+    received: Datagrams of Listener, "received";
+    /// Datagrams that were passed to the handler.
+    handled: Datagrams of Listener;
+    /// Replies other than error replies that the kernel accepted; of the echo handler, the echoes.
+    sent as echoed: Datagrams of Handler, "echoed";
+    /// Error replies that the kernel accepted.
+    error_replies: Datagrams of Handler, "error replies";
+    dropped: "dropped" {
+        /// Longer than the receive buffer's slot (MSG_TRUNC).
+        Truncated = truncated, Before;
+        /// From port 0, a port that this server listens on, or one that the policy denies: a reply could loop.
+        SourcePort = source_port, Before;
+        /// From an address that no client can have.
+        SourceAddress = source_address, Before;
+        /// To a broadcast or multicast address, or to one that the kernel did not name.
+        Destination = destination, Before;
+        /// From a source that the access lists deny.
+        Access = access, Before;
+        /// Over the rate of its source, or of all sources together.
+        RateLimit = rate_limit, Before;
+        /// The queue of its client's handler was full, or too many handlers were waiting.
+        HandlerBusy = handler_busy, Before;
+        /// Byte for byte the server's own error reply: a reply could loop.
+        OwnError = own_error, After;
+        /// Not a packet of the protocol, and the handler does not reply to those.
+        Invalid = invalid, After;
+        /// Not a packet of the protocol, and over the rate of error replies to its source or to all sources.
+        ErrorLimit = error_limit, After;
+        /// The handler failed.
+        HandlerFailed = handler_failed, After;
+        /// The reply found no room in the send buffer: the network is too slow, or replies wait in the buffer for
+        /// neighbours that do not respond.
+        SendBuffer = send_buffer, After;
+        /// The kernel refused the reply.
+        Send = send, After;
+    }
+    /// Datagrams that the kernel dropped because the receive buffer was full, or for a bad checksum (SO_MEMINFO).
+    kernel_drops: Datagrams of Listener, "kernel drops";
+    /// Payload bytes received.
+    received_bytes: Bytes of Listener;
+    /// Payload bytes sent.
+    sent_bytes: Bytes of Handler;
+    /// Receive calls that failed; the worker goes on.
+    receive_errors: Calls of Listener;
+    /// Log lines of requests that were suppressed because they were over the rate of such lines.
+    log_suppressed: Lines of Handler;
+    /// Log lines that the daemon dropped because the queue to its log was full.
+    log_dropped: Lines of Process, "log lines dropped";
+}
+
+/// A counter: how it is called, what it counts and how to read it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Counter {
+    /// The name: `sent`, `dropped_source_port`.
+    pub name: &'static str,
+    /// The name that the echo daemon shows: `echoed` for `sent`, else the same.
+    pub echo_name: &'static str,
+    help: &'static str,
+    /// What is counted.
+    pub unit: Unit,
+    /// What it is a property of.
+    pub owner: Owner,
+    /// The reason, of a counter of drops.
+    pub reason: Option<DropReason>,
+    /// The label on the status line of a service, where it has one; the drops share theirs.
+    pub status: Option<&'static str>,
+    read: fn(&Stats) -> u64,
+}
+
+impl Counter {
+    /// What is counted, in a sentence or two.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        self.help.trim_start()
+    }
+
+    /// The value in these stats.
+    #[must_use]
+    pub fn read(&self, stats: &Stats) -> u64 {
+        (self.read)(stats)
+    }
+}
+
+/// What a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unit {
+    /// Datagrams.
+    Datagrams,
+    /// Bytes of payload.
+    Bytes,
+    /// System calls.
+    Calls,
+    /// Lines of the log.
+    Lines,
+}
+
+/// What a counter is a property of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Owner {
+    /// A listener, before the handler.
+    Listener,
+    /// The handler that serves a listener.
+    Handler,
+    /// The process: there is one value, whatever the listener.
+    Process,
+}
+
+/// A side of the handler.
+enum Side {
+    Before,
+    After,
 }
 
 impl fmt::Display for DropReason {
@@ -84,18 +278,18 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// How many datagrams were dropped, by reason.
+/// The number of datagrams that were dropped, by reason.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drops([u64; DropReason::ALL.len()]);
 
 impl Drops {
-    /// How many for this reason.
+    /// The number for this reason.
     #[must_use]
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
     }
 
-    /// How many in all.
+    /// The number for all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
@@ -117,94 +311,40 @@ impl fmt::Debug for Drops {
     }
 }
 
-/// What happened since the server began, all workers together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Datagrams that the kernel handed over.
-    pub received: u64,
-    /// Datagrams that were given to the handler.
-    pub handled: u64,
-    /// Packets sent by [`Client::send_packet`](crate::handler::Client::send_packet): in the echo server, the echoes.
-    pub echoed: u64,
-    /// Packets sent by [`Client::send_error_reply`](crate::handler::Client::send_error_reply).
-    pub error_replies: u64,
-    /// Datagrams that were not answered, by reason.
-    pub dropped: Drops,
-    /// Datagrams that the kernel dropped because the receive buffer was full, or for a bad checksum (`SO_MEMINFO`),
-    /// since the server has the socket.
-    pub kernel_drops: u64,
-    /// Payload bytes received.
-    pub received_bytes: u64,
-    /// Payload bytes sent.
-    pub sent_bytes: u64,
-    /// Receive calls that failed; the loop goes on.
-    pub receive_errors: u64,
-    /// Requests that [`RequestLog`](crate::handler::RequestLog) left out for its rate.
-    pub log_suppressed: u64,
-}
-
 impl Stats {
     /// Drops before the handler: `received = handled + dropped_before_handler` at rest.
     #[must_use]
     pub fn dropped_before_handler(&self) -> u64 {
-        DropReason::ALL
-            .into_iter()
-            .filter(|reason| reason.is_before_handler())
-            .map(|reason| self.dropped.of(reason))
-            .sum()
-    }
-}
-
-impl AddAssign for Stats {
-    fn add_assign(&mut self, other: Self) {
-        self.received += other.received;
-        self.handled += other.handled;
-        self.echoed += other.echoed;
-        self.error_replies += other.error_replies;
-        for reason in DropReason::ALL {
-            self.dropped.count(reason, other.dropped.of(reason));
-        }
-        self.kernel_drops += other.kernel_drops;
-        self.received_bytes += other.received_bytes;
-        self.sent_bytes += other.sent_bytes;
-        self.receive_errors += other.receive_errors;
-        self.log_suppressed += other.log_suppressed;
+        let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_before_handler());
+        reasons.map(|reason| self.dropped.of(reason)).sum()
     }
 }
 
 impl fmt::Display for Stats {
-    /// All counters on one line: `received=3 handled=2 ... dropped_send=0 ...`.
+    /// The counters of a server on one line: `received=3 handled=2 ... dropped_send=0 ...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, handled, echoed, error_replies, .. } = self;
-        write!(f, "received={received} handled={handled} echoed={echoed} error_replies={error_replies}")?;
-        for reason in DropReason::ALL {
-            write!(f, " dropped_{reason}={}", self.dropped.of(reason))?;
+        let counters = COUNTERS.iter().filter(|counter| counter.owner != Owner::Process);
+        for (at, counter) in counters.enumerate() {
+            let space = if at == 0 { "" } else { " " };
+            write!(f, "{space}{}={}", counter.name, counter.read(self))?;
         }
-        let Self { kernel_drops, received_bytes, sent_bytes, receive_errors, log_suppressed, .. } = self;
-        write!(
-            f,
-            " kernel_drops={kernel_drops} received_bytes={received_bytes} sent_bytes={sent_bytes} \
-             receive_errors={receive_errors} log_suppressed={log_suppressed}"
-        )
+        Ok(())
     }
 }
 
-/// One worker's counters: written by the worker (rarely by a handler elsewhere), read by anyone.
+/// Writes nothing where there is nothing to add.
+fn add(total: &AtomicU64, count: u64) {
+    if count != 0 {
+        total.fetch_add(count, Relaxed);
+    }
+}
+
+/// The counters of one socket: written by its worker (rarely by a handler elsewhere), read by anyone.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {
-    received: AtomicU64,
-    handled: AtomicU64,
-    echoed: AtomicU64,
-    error_replies: AtomicU64,
-    dropped: [AtomicU64; DropReason::ALL.len()],
-    received_bytes: AtomicU64,
-    sent_bytes: AtomicU64,
-    receive_errors: AtomicU64,
-    log_suppressed: AtomicU64,
-    kernel_drops: AtomicU64,
-    /// What the kernel's own count was when this one began.
+    totals: Totals,
+    /// The kernel's own count when this one began.
     kernel_drops_before: u32,
 }
 
@@ -216,64 +356,33 @@ impl Counters {
 
     /// Adds what a worker counted in one turn of its loop, and empties it.
     pub(crate) fn publish(&self, turn: &mut Stats) {
-        fn add(counter: &AtomicU64, value: u64) {
-            if value != 0 {
-                counter.fetch_add(value, Relaxed);
-            }
-        }
-        let turn = std::mem::take(turn);
-        add(&self.received, turn.received);
-        add(&self.handled, turn.handled);
-        add(&self.echoed, turn.echoed);
-        add(&self.error_replies, turn.error_replies);
-        for (counter, value) in self.dropped.iter().zip(turn.dropped.0) {
-            add(counter, value);
-        }
-        add(&self.received_bytes, turn.received_bytes);
-        add(&self.sent_bytes, turn.sent_bytes);
-        add(&self.receive_errors, turn.receive_errors);
-        add(&self.log_suppressed, turn.log_suppressed);
+        self.totals.add(&std::mem::take(turn));
     }
 
     pub(crate) fn count_drop(&self, reason: DropReason) {
-        self.dropped[reason as usize].fetch_add(1, Relaxed);
+        self.totals.dropped[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_handled(&self) {
-        self.handled.fetch_add(1, Relaxed);
+        self.totals.handled.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_log_suppressed(&self) {
-        self.log_suppressed.fetch_add(1, Relaxed);
+        self.totals.log_suppressed.fetch_add(1, Relaxed);
     }
 
     /// Takes over the kernel's own count, which is gone with its socket and has 32 bits only.
     pub(crate) fn set_kernel_drops(&self, drops: u32) {
         let drops = drops.wrapping_sub(self.kernel_drops_before);
-        // Failure: there are no more, or another thread has told of later ones.
-        let _ = self.kernel_drops.fetch_update(Relaxed, Relaxed, |total| {
+        // Failure: there are no more, or another thread has reported later ones.
+        let _ = self.totals.kernel_drops.fetch_update(Relaxed, Relaxed, |total| {
             let more = drops.wrapping_sub(total as u32);
             (1..1 << 31).contains(&more).then(|| total + u64::from(more))
         });
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
-        let mut dropped = Drops::default();
-        for reason in DropReason::ALL {
-            dropped.count(reason, self.dropped[reason as usize].load(Relaxed));
-        }
-        Stats {
-            received: self.received.load(Relaxed),
-            handled: self.handled.load(Relaxed),
-            echoed: self.echoed.load(Relaxed),
-            error_replies: self.error_replies.load(Relaxed),
-            dropped,
-            kernel_drops: self.kernel_drops.load(Relaxed),
-            received_bytes: self.received_bytes.load(Relaxed),
-            sent_bytes: self.sent_bytes.load(Relaxed),
-            receive_errors: self.receive_errors.load(Relaxed),
-            log_suppressed: self.log_suppressed.load(Relaxed),
-        }
+        self.totals.snapshot()
     }
 }
 
@@ -284,14 +393,16 @@ mod tests {
     #[test]
     fn a_published_turn_is_added_once_and_shows_in_the_sum() {
         let (one, two) = (Counters::default(), Counters::default());
-        let mut turn = Stats { received: 3, handled: 2, echoed: 1, ..Stats::default() };
+        let mut turn = Stats { received: 3, handled: 2, sent: 1, ..Stats::default() };
         turn.dropped.count(DropReason::SourcePort, 1);
         one.publish(&mut turn);
         one.publish(&mut turn);
         two.count_drop(DropReason::Invalid);
+        two.count_handled();
+        two.count_log_suppressed();
         let mut sum = one.snapshot();
         sum += two.snapshot();
-        assert_eq!((sum.received, sum.handled, sum.echoed), (3, 2, 1));
+        assert_eq!((sum.received, sum.handled, sum.sent, sum.log_suppressed), (3, 3, 1, 1));
         assert_eq!(sum.dropped_before_handler(), 1);
         assert_eq!(sum.dropped.total(), 2);
         assert!(sum.to_string().contains("dropped_source_port=1"));
@@ -323,12 +434,13 @@ mod tests {
         let mut turn = Stats {
             received: 101,
             handled: 102,
-            echoed: 103,
+            sent: 103,
             error_replies: 104,
             received_bytes: 105,
             sent_bytes: 106,
             receive_errors: 107,
             log_suppressed: 108,
+            log_dropped: 110,
             ..Stats::default()
         };
         for (at, reason) in DropReason::ALL.into_iter().enumerate() {
@@ -336,18 +448,26 @@ mod tests {
         }
         let counters = Counters::default();
         counters.publish(&mut turn);
+        assert_eq!(turn, Stats::default());
         counters.count_drop(DropReason::Send);
         counters.set_kernel_drops(109);
         let mut sum = counters.snapshot();
         sum += counters.snapshot();
         assert_eq!(
             sum.to_string(),
-            "received=202 handled=204 echoed=206 error_replies=208 dropped_truncated=2 dropped_source_port=4 \
+            "received=202 handled=204 sent=206 error_replies=208 dropped_truncated=2 dropped_source_port=4 \
              dropped_source_address=6 dropped_destination=8 dropped_access=10 dropped_rate_limit=12 \
              dropped_handler_busy=14 dropped_own_error=16 dropped_invalid=18 dropped_error_limit=20 \
              dropped_handler_failed=22 dropped_send_buffer=24 dropped_send=28 kernel_drops=218 received_bytes=210 \
              sent_bytes=212 receive_errors=214 log_suppressed=216"
         );
         assert_eq!(sum.dropped_before_handler(), 2 + 4 + 6 + 8 + 10 + 12 + 14);
+        assert_eq!(COUNTERS.last().map(|counter| (counter.name, counter.read(&sum))), Some(("log_dropped", 220)));
+    }
+
+    #[test]
+    fn the_echo_daemon_shows_the_packets_sent_as_echoed() {
+        let others: Vec<_> = COUNTERS.iter().filter(|counter| counter.echo_name != counter.name).collect();
+        assert!(matches!(others[..], [Counter { name: "sent", echo_name: "echoed", .. }]), "{others:?}");
     }
 }

@@ -78,7 +78,7 @@ fn echoes_allocate_nothing_of_ours() {
     let count = if std::env::var("ECHO_UDPD_FULL").as_deref() == Ok("1") { 1_000_000 } else { 100_000 };
     let handler = EchoRequestHandler::<RawJson>::new();
     // As the daemon is by default, once its log's rate is used up.
-    handler.log.set(RequestLogSettings::default());
+    handler.log().set(RequestLogSettings::default());
     let server = UdpServer::bind("127.0.0.1:0", RawJsonProtocol::default(), handler).unwrap();
     let address = server.local_addresses()[0];
     let flat = format!("{{\"sequence\":123456,\"text\":\"\u{e9}\",\"padding\":\"{}\"}}\n", "x".repeat(100));
@@ -106,5 +106,5 @@ fn echoes_allocate_nothing_of_ours() {
     let handle = server.handle().clone();
     server.handle().shutdown();
     server.join().unwrap();
-    assert_eq!(handle.stats().echoed, (count + 10_000 + WAITING) as u64);
+    assert_eq!(handle.stats().sent, (count + 10_000 + WAITING) as u64);
 }

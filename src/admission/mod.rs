@@ -22,7 +22,7 @@ use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
 pub use self::rate_limit::{RateLimit, RateLimitError};
 use crate::rate::RateLimiter;
-use crate::socket::{Datagram, Destination};
+use crate::socket::{Datagram, Flow};
 use crate::stats::DropReason;
 
 /// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
@@ -198,11 +198,11 @@ impl Gate {
     /// The first rule that it breaks.
     pub fn admit(&self, datagram: &Datagram) -> Result<(), DropReason> {
         self.rules.admit(datagram)?;
-        if self.rules.is_exempt(datagram.peer, datagram.destination) {
+        if self.rules.is_exempt(&datagram.flow) {
             return Ok(());
         }
         let tokens = (datagram.payload.len().div_ceil(BYTES_PER_TOKEN)).max(1) as u32;
-        let key = self.rules.key(datagram.peer);
+        let key = self.rules.key(datagram.flow.peer);
         if !self.admission.sources.allow(&key, tokens, self.rules.rate, self.now.1) {
             return Err(DropReason::RateLimit);
         }
@@ -210,10 +210,10 @@ impl Gate {
     }
 
     /// Lets a peer have one more error reply, or says why not.
-    pub(crate) fn admit_error_reply(&self, peer: SocketAddr, asked: Option<Destination>) -> Result<(), DropReason> {
+    pub(crate) fn admit_error_reply(&self, flow: &Flow) -> Result<(), DropReason> {
         let rate = self.rules.error_rate;
-        let allowed = self.rules.is_exempt(peer, asked)
-            || self.admission.error_sources.allow(&self.rules.key(peer), 1, rate, self.now.1)
+        let allowed = self.rules.is_exempt(flow)
+            || self.admission.error_sources.allow(&self.rules.key(flow.peer), 1, rate, self.now.1)
                 && self.admission.error_total.allow(self.now.0);
         if allowed { Ok(()) } else { Err(DropReason::ErrorLimit) }
     }
@@ -243,20 +243,20 @@ impl Rules {
         if datagram.truncated {
             return Err(DropReason::Truncated);
         }
-        if self.denied_ports.contains(datagram.peer.port()) {
+        if self.denied_ports.contains(datagram.flow.peer.port()) {
             return Err(DropReason::SourcePort);
         }
-        let destination = datagram.destination.map(|destination| destination.address);
-        if datagram.mapped_over_ipv6 || !is_client(datagram.peer.ip(), destination) {
+        let destination = datagram.flow.destination.map(|destination| destination.address);
+        if datagram.mapped_over_ipv6 || !is_client(datagram.flow.peer.ip(), destination) {
             return Err(DropReason::SourceAddress);
         }
-        if !datagram.destination.is_some_and(|destination| destination.is_unicast()) {
+        if !datagram.flow.destination.is_some_and(|destination| destination.is_unicast()) {
             return Err(DropReason::Destination);
         }
-        if self.access.allows(datagram.peer.ip()) { Ok(()) } else { Err(DropReason::Access) }
+        if self.access.allows(datagram.flow.peer.ip()) { Ok(()) } else { Err(DropReason::Access) }
     }
 
-    fn is_exempt(&self, peer: SocketAddr, destination: Option<Destination>) -> bool {
+    fn is_exempt(&self, Flow { peer, destination }: &Flow) -> bool {
         let is_local_client = peer.ip().is_loopback()
             && self.client_ports.contains(&peer.port())
             && destination.is_some_and(|to| to.address.is_loopback() && to.interface == LOOPBACK_INTERFACE);
@@ -323,13 +323,8 @@ mod tests {
 
     fn datagram(peer: &str, local: &str) -> Datagram {
         let address: IpAddr = local.parse().unwrap();
-        Datagram {
-            peer: peer.parse().unwrap(),
-            destination: Some(Destination { address, local: address, interface: 1 }),
-            payload: Bytes::new(),
-            truncated: false,
-            mapped_over_ipv6: false,
-        }
+        let destination = Some(Destination { address, local: address, interface: 1 });
+        Datagram::new(Flow { peer: peer.parse().unwrap(), destination }, Bytes::new())
     }
 
     fn rules(listening: &[u16], policy: &Policy) -> Rules {
@@ -394,10 +389,11 @@ mod tests {
     #[test]
     fn broadcast_and_multicast_destinations_are_denied() {
         let mut broadcast = datagram("192.0.2.1:40000", "192.0.2.2");
-        broadcast.destination.as_mut().unwrap().address = "192.0.2.255".parse().unwrap();
+        broadcast.flow.destination.as_mut().unwrap().address = "192.0.2.255".parse().unwrap();
         assert_eq!(rules(&[], &Policy::open()).admit(&broadcast), Err(DropReason::Destination));
         assert_eq!(judge("[2001:db8::1]:40000", "ff02::1"), Err(DropReason::Destination));
-        let unknown = Datagram { destination: None, ..datagram("192.0.2.1:40000", "192.0.2.2") };
+        let mut unknown = datagram("192.0.2.1:40000", "192.0.2.2");
+        unknown.flow.destination = None;
         assert_eq!(rules(&[], &Policy::open()).admit(&unknown), Err(DropReason::Destination));
     }
 
@@ -511,7 +507,7 @@ mod tests {
         assert_eq!(passed(&gate, "[::1]:61000", "::1"), 60);
         // With route_localnet a loopback address can come from the wire.
         let mut from_wire = datagram("127.0.0.3:40000", "127.0.0.1");
-        from_wire.destination.as_mut().unwrap().interface = 2;
+        from_wire.flow.destination.as_mut().unwrap().interface = 2;
         assert_eq!((0..100).filter(|_| gate.admit(&from_wire).is_ok()).count(), 60);
     }
 
@@ -551,8 +547,11 @@ mod tests {
         let mut policy = Policy::open();
         policy.error_replies_per_second = 10;
         let gate = gate(&policy);
-        let replies =
-            |peer: &str| (0..50).filter(|_| gate.admit_error_reply(peer.parse().unwrap(), None).is_ok()).count();
+        let replies = |peer: &str| {
+            (0..50)
+                .filter(|_| gate.admit_error_reply(&Flow { peer: peer.parse().unwrap(), destination: None }).is_ok())
+                .count()
+        };
         assert_eq!(replies("192.0.2.1:40000"), 10);
         assert_eq!(replies("192.0.2.1:40001"), 0);
         let others: usize = (2..100).map(|number| replies(&format!("192.0.2.{number}:40000"))).sum();

@@ -7,13 +7,15 @@
 mod command_line;
 mod control;
 mod drop_report;
+mod echo_services;
 mod exit;
 mod logging;
 mod operator;
 mod report;
-mod service;
 pub mod settings;
 mod signals;
+mod start;
+mod status;
 mod systemd;
 mod watchdog;
 
@@ -25,21 +27,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::CommandFactory;
 
 use self::command_line::CommandLine;
 use self::control::Inbox;
 use self::exit::DaemonError;
 use self::logging::Logging;
-use self::service::Service;
-use self::settings::Protocol;
 use self::settings::source::{Loaded, Source, private_part};
 use self::signals::{Requests, wake_channel};
+use self::start::Surroundings;
 use self::systemd::ServiceManager;
 use self::systemd::sockets::{InheritError, Inherited};
-use crate::protocol::{BytesProtocol, RawJsonProtocol};
-use crate::serializer::RawJson;
 
 /// How long the control thread may take to end when the daemon is asked to stop: longer than its own waits together.
 const STOPPED_WITHIN: Duration = Duration::from_secs(8);
@@ -179,11 +177,7 @@ fn run(
     }
     let inherited = inherited?;
     let logging = Logging::start(loaded.settings.fixed().log_target, loaded.settings.log.level)?;
-    let service = Service { inbox, manager, logging: &logging };
-    match loaded.settings.reply.protocol {
-        Protocol::Json => service.run::<RawJson, RawJsonProtocol>(source, &loaded, inherited),
-        Protocol::Raw => service.run::<Bytes, BytesProtocol>(source, &loaded, inherited),
-    }
+    Surroundings { inbox, manager, logging: &logging }.run(source, &loaded, inherited)
 }
 
 /// Writes to standard output, whose reader may keep the write waiting: nothing runs that a signal should not end.

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::drop_report::DropReport;
 use super::logging::Logging;
-use super::report::{self, Status};
+use super::report;
 use super::settings::{Listen, LogLevel};
+use super::status::Status;
 use super::systemd::ServiceManager;
 use crate::failure_chain::FailureChain;
 use crate::message_id;
 use crate::server::ServerHandle;
+use crate::stats::Stats;
 
 /// Who is told what the server does.
 pub(super) struct Operator<'a> {
@@ -86,15 +88,26 @@ impl<'a> Operator<'a> {
     }
 
     pub(super) fn counters(&self) {
-        report::counters(&self.server.stats(), self.logging.dropped());
+        report::counters(&self.stats());
+        let listeners = self.server.listeners();
+        if listeners.len() > 1 {
+            for (listener, stats) in listeners.iter().zip(self.server.listener_stats()) {
+                report::listener_counters(listener, &stats);
+            }
+        }
+    }
+
+    /// The counters of the server, and of the log.
+    fn stats(&self) -> Stats {
+        Stats { log_dropped: self.logging.dropped(), ..self.server.stats() }
     }
 
     /// Reports what happened since the last tick, once a second.
     pub(super) fn tick(&mut self, now: Instant) {
-        let stats = self.server.stats();
+        let stats = self.stats();
         self.suppressed(stats.log_suppressed);
         self.drops.tick(now, &stats.dropped, &self.server);
-        self.status.tick(now, stats);
+        self.status.tick(now, stats, &self.server);
         self.show_status();
     }
 
@@ -105,9 +118,9 @@ impl<'a> Operator<'a> {
 
     /// The last lines.
     pub(super) fn stopped(&mut self) {
-        let stats = self.server.stats();
+        let stats = self.stats();
         self.suppressed(stats.log_suppressed);
-        report::stopped(&stats, self.logging.dropped());
+        report::stopped(&stats);
     }
 
     fn suppressed(&mut self, total: u64) {
@@ -117,7 +130,7 @@ impl<'a> Operator<'a> {
 
     /// Shows the status line where it changed.
     fn show_status(&mut self) {
-        let line = self.status.line(self.logging.dropped());
+        let line = self.status.line();
         if line != self.shown {
             self.manager.status(&line);
             self.shown = line;

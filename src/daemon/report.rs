@@ -1,97 +1,34 @@
-//! What the operator is told of a running server: the first lines of the log, the status line, and what a second
-//! brought.
+//! The lines of the log about a running server: the first ones, the counters, and what a second brought.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use super::settings::source::{INSTALLED, Loaded};
 use super::settings::{Listen, Reloadable, Settings};
 use crate::counted::counted;
 use crate::message_id;
-use crate::server::{Listener, ServerHandle};
+use crate::server::Listener;
 use crate::socket::Families;
-use crate::stats::{DropReason, Stats};
+use crate::stats::{COUNTERS, Counter, Owner, Stats};
 
 /// What a datagram of few bytes takes of a receive buffer, as the kernel counts it: half of its 832 bytes, since it
 /// also doubles the size that it is asked for (socket(7)).
 const SMALL_DATAGRAM: usize = 416;
 
-/// How many listeners the status line names.
-const LISTENERS_SHOWN: usize = 3;
-
 /// How many addresses or prefixes a line of the log names.
 const ADDRESSES_SHOWN: usize = 8;
 
-/// The line of `systemctl status`.
-pub(super) struct Status {
-    listeners: String,
-    /// What the last reload left to say.
-    pub(super) note: String,
-    /// The counters of the last tick but one and of the last, each with its time.
-    ticks: [(Instant, Stats); 2],
-}
-
-impl Status {
-    pub(super) fn new(server: &ServerHandle, listen: &Listen) -> Self {
-        let now = (Instant::now(), server.stats());
-        let listeners = server.listeners().iter().map(|listener| describe(listener, listen));
-        Self { listeners: first_few(listeners, LISTENERS_SHOWN), note: String::new(), ticks: [now, now] }
-    }
-
-    /// Takes the counters of this moment; rates are those since the last time.
-    pub(super) fn tick(&mut self, now: Instant, stats: Stats) {
-        self.ticks.swap(0, 1);
-        self.ticks[1] = (now, stats);
-    }
-
-    pub(super) fn line(&self, log_dropped: u64) -> String {
-        let count = |of: fn(&Stats) -> u64| match self.rate(of) {
-            Some(rate) => format!("{} ({rate})", of(&self.ticks[1].1)),
-            None => of(&self.ticks[1].1).to_string(),
-        };
-        format!(
-            "listening on {}; received {}, echoed {}, error replies {}, dropped {}, kernel drops {}, log lines dropped \
-             {log_dropped}{}",
-            self.listeners,
-            count(|stats| stats.received),
-            count(|stats| stats.echoed),
-            count(|stats| stats.error_replies),
-            self.dropped(),
-            count(|stats| stats.kernel_drops),
-            self.note
-        )
-    }
-
-    /// How many were dropped, how fast, and the reasons of which there were any.
-    fn dropped(&self) -> String {
-        let dropped = &self.ticks[1].1.dropped;
-        let counts = DropReason::ALL.map(|reason| (reason, dropped.of(reason)));
-        let reasons: Vec<_> =
-            counts.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
-        let details = [self.rate(|stats| stats.dropped.total()), (!reasons.is_empty()).then(|| reasons.join(", "))];
-        let details: Vec<_> = details.into_iter().flatten().collect();
-        match details.is_empty() {
-            true => dropped.total().to_string(),
-            false => format!("{} ({})", dropped.total(), details.join("; ")),
-        }
-    }
-
-    /// How often a second, where it is at least once.
-    fn rate(&self, of: fn(&Stats) -> u64) -> Option<String> {
-        let [(since, before), (now, stats)] = &self.ticks;
-        let rate = ((of(stats) - of(before)) as f64 / now.duration_since(*since).as_secs_f64()).round();
-        (rate >= 1.0).then(|| format!("{rate}/s"))
-    }
-}
-
-/// The first few of a list, and how many more.
-fn first_few(shown: impl Iterator<Item = String>, limit: usize) -> String {
+/// The first few of a list, with this between them, and how many more.
+pub(super) fn first_few(shown: impl Iterator<Item = String>, limit: usize, between: &str) -> String {
     let mut shown: Vec<_> = shown.collect();
     let more = shown.len().saturating_sub(limit);
     shown.truncate(limit);
-    let shown = shown.join(", ");
-    if more == 0 { shown } else { format!("{shown} and {more} more") }
+    let shown = shown.join(between);
+    match (more, between) {
+        (0, _) => shown,
+        (_, ", ") => format!("{shown} and {more} more"),
+        _ => format!("{shown}{between}and {more} more"),
+    }
 }
 
 /// Where the sockets come from.
@@ -107,8 +44,9 @@ pub(super) struct SocketSource {
     pub(super) dropped_before: u64,
 }
 
-fn describe(listener: &Listener, listen: &Listen) -> String {
-    format!("{} ({})", listen.shown(listener.address), listener.families)
+/// A listener as lines show it: its address, the families that it answers, and its protocol.
+pub(super) fn describe(listener: &Listener, listen: &Listen) -> String {
+    format!("{} ({}), protocol {}", listen.shown(listener.address), listener.families, listener.service)
 }
 
 /// Where settings come from, as the end of a line that says what happened to them.
@@ -139,6 +77,7 @@ pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
             message_id = message_id::LISTENING,
             local_address = %listener.address.ip(),
             local_port = listener.address.port(),
+            listener_protocol = listener.service,
             receive_buffer = listener.receive_buffer,
             send_buffer = listener.send_buffer,
             "listening on {}",
@@ -243,17 +182,37 @@ pub(super) fn workers(running: usize, settings: &Settings) {
 }
 
 fn join(addresses: &BTreeSet<impl ToString>) -> String {
-    first_few(addresses.iter().map(ToString::to_string), ADDRESSES_SHOWN)
+    first_few(addresses.iter().map(ToString::to_string), ADDRESSES_SHOWN, ", ")
 }
 
 /// All counters.
-pub(super) fn counters(stats: &Stats, log_dropped: u64) {
-    tracing::info!(message_id = message_id::COUNTERS, "counters: {stats} log_dropped={log_dropped}");
+pub(super) fn counters(stats: &Stats) {
+    tracing::info!(message_id = message_id::COUNTERS, "counters: {}", named(COUNTERS, stats));
+}
+
+/// The counters of one listener.
+pub(super) fn listener_counters(listener: &Listener, stats: &Stats) {
+    let Listener { address, service, .. } = listener;
+    let counters = COUNTERS.iter().filter(|counter| counter.owner != Owner::Process);
+    tracing::info!(
+        message_id = message_id::COUNTERS,
+        local_address = %address.ip(),
+        local_port = address.port(),
+        listener_protocol = service,
+        "counters of {address}, protocol {service}: {}",
+        named(counters, stats)
+    );
 }
 
 /// The last line.
-pub(super) fn stopped(stats: &Stats, log_dropped: u64) {
-    tracing::info!(message_id = message_id::STOPPED, "stopped: {stats} log_dropped={log_dropped}");
+pub(super) fn stopped(stats: &Stats) {
+    tracing::info!(message_id = message_id::STOPPED, "stopped: {}", named(COUNTERS, stats));
+}
+
+/// Counters on one line: `received=3 handled=2 echoed=2 ...`.
+fn named<'a>(counters: impl IntoIterator<Item = &'a Counter>, stats: &Stats) -> String {
+    let values = counters.into_iter().map(|counter| format!("{}={}", counter.echo_name, counter.read(stats)));
+    values.collect::<Vec<_>>().join(" ")
 }
 
 /// Requests without a line of their own.
@@ -275,7 +234,7 @@ pub(super) fn exempt(live: &Reloadable) {
             message_id = message_id::EXEMPT,
             "exempt from the rate limit, and so is anyone who can spoof their addresses: {}; an echo service there \
              could loop with this one at full speed",
-            first_few(exempt.iter().map(ToString::to_string), ADDRESSES_SHOWN)
+            first_few(exempt.iter().map(ToString::to_string), ADDRESSES_SHOWN, ", ")
         );
     }
 }

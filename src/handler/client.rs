@@ -1,84 +1,68 @@
 //! The client of a request, as the handler sees it.
 
 use std::fmt;
+use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::drop_log::DropLog;
-use super::outbox::Outbox;
-use crate::protocol::{DatagramProtocol, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
+use super::context::{MakeDatagram, WorkerContext};
+use super::failure::HandlerFailure;
+use super::outbox::{Reply, ReplyKind};
+use crate::failure_chain::FailureChain;
+use crate::message_id;
+use crate::printable::Printable;
+use crate::protocol::{MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
 use crate::serializer::SerializeError;
-use crate::socket::{Destination, Outgoing, ReplyKind};
-use crate::stats::{Counters, DropReason};
+use crate::socket::{Flow, Outgoing};
+use crate::stats::DropReason;
 
-/// The state that the clients of one worker share.
-pub(crate) struct WorkerContext<P> {
-    pub(crate) protocol: Arc<P>,
-    pub(crate) outbox: Outbox,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) drops: Arc<DropLog>,
-    pub(crate) admit_error_reply: Box<AdmitErrorReply>,
-    pub(crate) closing: Arc<AtomicBool>,
-    /// Bytes that wait for handlers that wait.
-    pub(crate) queued_bytes: AtomicUsize,
-    /// The address that the worker's socket is bound to.
-    pub(crate) bound: SocketAddr,
-}
-
-/// Judges whether a peer may have one more error reply, at this time.
-pub(crate) type AdmitErrorReply =
-    dyn Fn(SocketAddr, Option<Destination>, Instant) -> Result<(), DropReason> + Send + Sync;
-
-impl<P> WorkerContext<P> {
-    /// The address that was asked, with the port of the socket.
-    pub(crate) fn local(&self, asked: Option<Destination>) -> SocketAddr {
-        SocketAddr::new(asked.map_or(self.bound.ip(), |asked| asked.local), self.bound.port())
-    }
-}
+/// Bytes of a failure in a log line.
+const MAX_FAILURE_BYTES: usize = 512;
 
 /// The sender of a request, and the server's address that it asked; a reply goes back the same way.
 ///
-/// Not the program that asks: that is [`UdpClient`](crate::client::UdpClient). Cheap to clone, and usable from any task
-/// or thread while the server runs. Two clients are equal when their address, the asked address and the interface are.
-/// There is no `close`: a datagram peer has no connection that could be closed.
-pub struct Client<P> {
-    context: Arc<WorkerContext<P>>,
-    peer: SocketAddr,
-    asked: Option<Destination>,
+/// `S` is the type of the packets that it is sent. Not the program that asks: that is
+/// [`UdpClient`](crate::client::UdpClient). Cheap to clone, and usable from any task or thread while the server runs.
+/// Two clients are equal when their address, the asked address and the interface are. There is no `close`: a datagram
+/// peer has no connection that could be closed.
+pub struct Client<S> {
+    context: Arc<WorkerContext<dyn MakeDatagram<S>>>,
+    flow: Flow,
     received: Instant,
 }
 
-impl<P> Client<P> {
-    pub(crate) fn new(
-        context: Arc<WorkerContext<P>>,
-        peer: SocketAddr,
-        asked: Option<Destination>,
-        received: Instant,
-    ) -> Self {
-        Self { context, peer, asked, received }
+impl<S> Client<S> {
+    pub(crate) fn new(context: Arc<WorkerContext<dyn MakeDatagram<S>>>, flow: Flow, received: Instant) -> Self {
+        Self { context, flow, received }
     }
 
     /// The client's address; an IPv4 one is never in mapped form.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.flow.peer
     }
 
-    /// The address that the client asked: where its replies leave from.
+    /// The address of this host that the client asked: where its replies leave from.
     #[must_use]
-    pub fn asked(&self) -> SocketAddr {
-        self.context.local(self.asked)
+    pub fn local(&self) -> SocketAddr {
+        self.context.local(self.flow.destination)
     }
 
     /// The index of the interface that the request came through; 0 when the kernel did not say.
     #[must_use]
     pub fn interface(&self) -> u32 {
-        self.asked.map_or(0, |asked| asked.interface)
+        self.flow.destination.map_or(0, |destination| destination.interface)
+    }
+
+    /// The name of the [`Service`](crate::server::Service) that was asked; empty where it has none.
+    #[must_use]
+    pub fn service(&self) -> &'static str {
+        self.context.service
     }
 
     /// When the datagram that began this call was received; when the call began, if it had to wait for an earlier one.
@@ -91,22 +75,50 @@ impl<P> Client<P> {
     /// [grace](crate::server::ServerOptions::shutdown_grace) to end by itself.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.context.closing.load(Relaxed)
+        self.context.closing.has_begun()
     }
 
-    /// Counts the request as not answered, for this reason; one that belongs before the handler is `handler_failed`.
+    /// Waits until the server is closing: to select on, beside what a handler waits for.
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + use<S> {
+        Arc::clone(&self.context.closing).wait()
+    }
+
+    /// Counts the request as one without a reply, for this reason; a reason from before the handler counts as
+    /// `handler_failed`.
     pub fn count_drop(&self, reason: DropReason) {
         let reason = if reason.is_before_handler() { DropReason::HandlerFailed } else { reason };
         self.context.counters.count_drop(reason);
-        self.context.drops.record(reason, self.peer, self.asked());
+        self.context.drops.record(reason, self.flow.peer, self.local(), self.context.service);
     }
 
     pub(crate) fn count_log_suppressed(&self) {
         self.context.counters.count_log_suppressed();
     }
-}
 
-impl<P: DatagramProtocol> Client<P> {
+    /// Logs a failure: a warning with all its causes, at most one a second for each socket; the next one says how many
+    /// had none.
+    pub fn log_failure(&self, failure: &HandlerFailure) {
+        if !self.context.warnings.allow(Instant::now()) {
+            self.context.failures_not_logged.fetch_add(1, Relaxed);
+            return;
+        }
+        let chain = FailureChain(failure).to_string();
+        let failure = Printable::raw(chain.as_bytes()).limit(MAX_FAILURE_BYTES);
+        let others = match self.context.failures_not_logged.swap(0, Relaxed) {
+            0 => String::new(),
+            others => format!(" ({others} more failures were not logged)"),
+        };
+        let peer = self.flow.peer;
+        tracing::warn!(
+            message_id = message_id::HANDLER_FAILED,
+            peer_address = %peer.ip(),
+            peer_port = peer.port(),
+            listener_protocol = self.context.service,
+            "the request handler failed for {}: {failure}{others}",
+            peer.ip(),
+        );
+    }
+
     /// Sends a packet to the client; ready at once unless the worker's outbox is full.
     ///
     /// Done means handed to the worker: what the kernel refuses is counted (`send`), not reported here.
@@ -114,8 +126,9 @@ impl<P: DatagramProtocol> Client<P> {
     /// # Errors
     /// The packet cannot be serialized, is larger than a datagram may be (65 507 bytes over IPv4, 65 527 over IPv6), or
     /// the server has stopped.
-    pub async fn send_packet(&self, packet: P::Sent) -> Result<(), SendPacketError> {
-        self.send(packet, ReplyKind::Packet).await
+    pub async fn send_packet(&self, packet: S) -> Result<(), SendPacketError> {
+        let reply = self.reply(packet, ReplyKind::Packet)?;
+        self.send(reply).await
     }
 
     /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply. Returns whether it
@@ -124,22 +137,26 @@ impl<P: DatagramProtocol> Client<P> {
     ///
     /// # Errors
     /// Those of [`send_packet`](Self::send_packet).
-    pub async fn send_error_reply(&self, packet: P::Sent) -> Result<bool, SendPacketError> {
+    pub async fn send_error_reply(&self, packet: S) -> Result<bool, SendPacketError> {
         // A handler may have waited since; a test's clock may be ahead of the system's.
         let now = Instant::now().max(self.received);
-        if let Err(reason) = (self.context.admit_error_reply)(self.peer, self.asked, now) {
+        if let Err(reason) = (self.context.admit_error_reply)(&self.flow, now) {
             self.count_drop(reason);
             return Ok(false);
         }
-        self.send(packet, ReplyKind::ErrorReply).await?;
+        let reply = self.reply(packet, ReplyKind::Error)?;
+        self.send(reply).await?;
         Ok(true)
     }
 
-    async fn send(&self, packet: P::Sent, kind: ReplyKind) -> Result<(), SendPacketError> {
+    fn reply(&self, packet: S, kind: ReplyKind) -> Result<Reply, SendPacketError> {
         let payload = self.context.protocol.make_datagram(packet)?;
-        check_size(&payload, self.peer)?;
-        let outgoing = Outgoing { peer: self.peer, asked: self.asked, payload, kind };
-        if self.context.outbox.send(outgoing).await { Ok(()) } else { Err(SendPacketError::Stopped) }
+        check_size(&payload, self.flow.peer)?;
+        Ok(Reply { outgoing: Outgoing { flow: self.flow, payload }, kind })
+    }
+
+    async fn send(&self, reply: Reply) -> Result<(), SendPacketError> {
+        if self.context.outbox.send(reply).await { Ok(()) } else { Err(SendPacketError::Stopped) }
     }
 }
 
@@ -156,7 +173,7 @@ pub enum SendPacketError {
     #[error(transparent)]
     Serialize(#[from] SerializeError),
     /// It does not fit a datagram.
-    #[error("packet of {size} bytes is over the {limit} that a datagram may carry")]
+    #[error("packet is {size} bytes; a datagram carries at most {limit}")]
     TooLarge {
         /// Its size in bytes.
         size: usize,
@@ -168,29 +185,28 @@ pub enum SendPacketError {
     Stopped,
 }
 
-impl<P> Clone for Client<P> {
+impl<S> Clone for Client<S> {
     fn clone(&self) -> Self {
         Self { context: Arc::clone(&self.context), ..*self }
     }
 }
 
-impl<P> PartialEq for Client<P> {
+impl<S> PartialEq for Client<S> {
     fn eq(&self, other: &Self) -> bool {
-        self.peer == other.peer && self.asked == other.asked && self.context.bound.port() == other.context.bound.port()
+        self.flow == other.flow && self.context.bound.port() == other.context.bound.port()
     }
 }
 
-impl<P> Eq for Client<P> {}
+impl<S> Eq for Client<S> {}
 
-impl<P> Hash for Client<P> {
+impl<S> Hash for Client<S> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.peer.hash(state);
-        self.asked.hash(state);
+        self.flow.hash(state);
     }
 }
 
-impl<P> fmt::Debug for Client<P> {
+impl<S> fmt::Debug for Client<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("peer", &self.peer).field("asked", &self.asked()).finish_non_exhaustive()
+        f.debug_struct("Client").field("peer", &self.peer()).field("local", &self.local()).finish_non_exhaustive()
     }
 }

@@ -10,6 +10,30 @@ use tokio::sync::mpsc;
 
 use crate::socket::Outgoing;
 
+/// A datagram that a handler sends, with how it is counted.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The datagram.
+    pub outgoing: Outgoing,
+    /// How it is counted.
+    pub kind: ReplyKind,
+}
+
+/// How a reply is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyKind {
+    /// As a packet.
+    Packet,
+    /// As a reply to what was not a packet.
+    Error,
+}
+
+impl AsRef<Outgoing> for Reply {
+    fn as_ref(&self) -> &Outgoing {
+        &self.outgoing
+    }
+}
+
 thread_local! {
     /// The queue of the worker that is polling handlers on this thread.
     static CURRENT: RefCell<Option<LocalOutbox>> = const { RefCell::new(None) };
@@ -20,7 +44,7 @@ thread_local! {
 pub(crate) struct LocalOutbox {
     id: u64,
     capacity: usize,
-    pub(crate) queue: Vec<Outgoing>,
+    pub(crate) queue: Vec<Reply>,
 }
 
 impl LocalOutbox {
@@ -54,12 +78,12 @@ impl LocalOutbox {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     id: u64,
-    channel: mpsc::Sender<Outgoing>,
+    channel: mpsc::Sender<Reply>,
 }
 
 impl Outbox {
     /// An outbox that holds `capacity` datagrams, the worker's queue, and what comes through the channel.
-    pub(crate) fn new(capacity: usize) -> (Self, LocalOutbox, mpsc::Receiver<Outgoing>) {
+    pub(crate) fn new(capacity: usize) -> (Self, LocalOutbox, mpsc::Receiver<Reply>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Relaxed);
         let (channel, receiver) = mpsc::channel(capacity);
@@ -67,10 +91,10 @@ impl Outbox {
     }
 
     /// Hands the datagram to the worker; false when the worker is gone.
-    pub(crate) async fn send(&self, outgoing: Outgoing) -> bool {
-        match self.push(outgoing) {
+    pub(crate) async fn send(&self, reply: Reply) -> bool {
+        match self.push(reply) {
             Ok(()) => true,
-            Err(outgoing) => self.channel.send(outgoing).await.is_ok(),
+            Err(reply) => self.channel.send(reply).await.is_ok(),
         }
     }
 
@@ -79,13 +103,13 @@ impl Outbox {
         self.channel.capacity() == self.channel.max_capacity()
     }
 
-    fn push(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
+    fn push(&self, reply: Reply) -> Result<(), Reply> {
         CURRENT.with_borrow_mut(|current| match current {
             Some(local) if local.id == self.id && !local.is_full() && self.channel_is_empty() => {
-                local.queue.push(outgoing);
+                local.queue.push(reply);
                 Ok(())
             }
-            _ => Err(outgoing),
+            _ => Err(reply),
         })
     }
 }

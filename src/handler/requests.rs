@@ -9,64 +9,64 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::client::WorkerContext;
-use crate::protocol::{DatagramProtocol, DatagramProtocolParseError};
+use super::context::{BuildPacket, WorkerContext};
+use crate::protocol::DatagramProtocolParseError;
 
-/// The packets that one client sends while its handler runs.
+/// The packets of type `R` that one client sends while its handler runs.
 ///
 /// Packets are parsed where they are awaited, so that a parse error arrives there.
-pub struct Requests<P> {
+pub struct Requests<R> {
     first: Option<Bytes>,
-    inbox: Arc<Inbox<P>>,
+    inbox: Arc<Inbox<R>>,
 }
 
-impl<P> std::fmt::Debug for Requests<P> {
+impl<R> std::fmt::Debug for Requests<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Requests").field("first", &self.first).finish_non_exhaustive()
     }
 }
 
-impl<P> Requests<P> {
-    pub(crate) fn new(first: Bytes, inbox: Arc<Inbox<P>>) -> Self {
+impl<R> Requests<R> {
+    pub(crate) fn new(first: Bytes, inbox: Arc<Inbox<R>>) -> Self {
         Self { first: Some(first), inbox }
     }
-}
 
-impl<P> Requests<P> {
     /// The datagram that began this call, as it came, until it is taken.
     #[must_use]
     pub fn datagram(&self) -> Option<&Bytes> {
         self.first.as_ref()
     }
-}
 
-impl<P: DatagramProtocol> Requests<P> {
     /// The next packet of this client, or the error of an invalid one; `None` once the server is closing.
     ///
     /// Cancel-safe: a packet is lost only by being returned.
-    pub async fn next(&mut self) -> Option<Result<P::Received, DatagramProtocolParseError>> {
+    pub async fn next(&mut self) -> Option<Result<R, DatagramProtocolParseError>> {
         let datagram = match self.first.take() {
             Some(datagram) => datagram,
             None => self.inbox.next().await?,
         };
-        Some(self.inbox.context.protocol.build_packet(datagram))
+        Some(self.build(datagram))
     }
 
     /// The next packet like [`next`](Self::next), or `None` if none arrives within this time.
     ///
     /// # Panics
     /// On a runtime whose timer is not enabled.
-    pub async fn next_within(&mut self, time: Duration) -> Option<Result<P::Received, DatagramProtocolParseError>> {
+    pub async fn next_within(&mut self, time: Duration) -> Option<Result<R, DatagramProtocolParseError>> {
         match self.first.take() {
-            Some(datagram) => Some(self.inbox.context.protocol.build_packet(datagram)),
+            Some(datagram) => Some(self.build(datagram)),
             None => tokio::time::timeout(time, self.next()).await.ok().flatten(),
         }
+    }
+
+    fn build(&self, datagram: Bytes) -> Result<R, DatagramProtocolParseError> {
+        self.inbox.context.protocol.build_packet(datagram)
     }
 }
 
 /// The queue of a client whose handler waits.
-pub(crate) struct Inbox<P> {
-    context: Arc<WorkerContext<P>>,
+pub(crate) struct Inbox<R> {
+    context: Arc<WorkerContext<dyn BuildPacket<R>>>,
     state: Mutex<State>,
 }
 
@@ -86,8 +86,8 @@ struct State {
     waker: Option<Waker>,
 }
 
-impl<P> Inbox<P> {
-    pub(crate) fn new(context: Arc<WorkerContext<P>>) -> Self {
+impl<R> Inbox<R> {
+    pub(crate) fn new(context: Arc<WorkerContext<dyn BuildPacket<R>>>) -> Self {
         Self { context, state: Mutex::default() }
     }
 
@@ -141,7 +141,7 @@ impl<P> Inbox<P> {
                     self.context.counters.count_handled();
                     Poll::Ready(Some(datagram))
                 }
-                None if state.closed || self.context.closing.load(Relaxed) => Poll::Ready(None),
+                None if state.closed || self.context.closing.has_begun() => Poll::Ready(None),
                 None => {
                     state.waker = Some(context.waker().clone());
                     Poll::Pending

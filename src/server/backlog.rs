@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crate::socket::{Outgoing, SendBatch, SendOutcome};
+use crate::handler::Reply;
+use crate::socket::{SendBatch, SendOutcome};
 
 /// How long a reply may wait.
 const MAX_WAIT: Duration = Duration::from_millis(20);
@@ -18,7 +19,7 @@ const CAPACITY: usize = 256;
 /// Replies in order, each with the time that it began to wait.
 #[derive(Default)]
 pub(super) struct Backlog {
-    replies: Vec<Outgoing>,
+    replies: Vec<Reply>,
     since: VecDeque<Instant>,
 }
 
@@ -33,8 +34,8 @@ impl Backlog {
         &mut self,
         batch: &mut SendBatch,
         socket: BorrowedFd<'_>,
-        new: &mut Vec<Outgoing>,
-        mut report: impl FnMut(SendOutcome<'_>),
+        new: &mut Vec<Reply>,
+        mut report: impl FnMut(SendOutcome<'_, Reply>),
     ) {
         if self.is_empty() {
             if batch.send(socket, new, &mut report).is_err() {
@@ -52,19 +53,19 @@ impl Backlog {
     }
 
     /// Drops what has waited too long.
-    fn expire(&mut self, now: Instant, mut report: impl FnMut(SendOutcome<'_>)) {
+    fn expire(&mut self, now: Instant, mut report: impl FnMut(SendOutcome<'_, Reply>)) {
         let expired = self.since.iter().take_while(|&&since| now.duration_since(since) >= MAX_WAIT).count();
         self.since.drain(..expired);
         self.replies.drain(..expired).for_each(|reply| report(refused(&reply)));
     }
 
-    /// Drops all that waits, and what is new.
-    pub(super) fn drop_waiting(&mut self, new: &mut Vec<Outgoing>, mut report: impl FnMut(SendOutcome<'_>)) {
+    /// Drops all that waits, and all that is new.
+    pub(super) fn drop_all(&mut self, new: &mut Vec<Reply>, mut report: impl FnMut(SendOutcome<'_, Reply>)) {
         self.since.clear();
         self.replies.drain(..).chain(new.drain(..)).for_each(|reply| report(refused(&reply)));
     }
 
-    fn keep(&mut self, new: &mut Vec<Outgoing>, now: Instant, mut report: impl FnMut(SendOutcome<'_>)) {
+    fn keep(&mut self, new: &mut Vec<Reply>, now: Instant, mut report: impl FnMut(SendOutcome<'_, Reply>)) {
         let room = CAPACITY - self.replies.len();
         new.drain(new.len().min(room)..).for_each(|reply| report(refused(&reply)));
         self.since.extend(new.iter().map(|_| now));
@@ -72,6 +73,6 @@ impl Backlog {
     }
 }
 
-fn refused(reply: &Outgoing) -> SendOutcome<'_> {
+fn refused(reply: &Reply) -> SendOutcome<'_, Reply> {
     SendOutcome::Refused(reply, io::ErrorKind::WouldBlock.into())
 }

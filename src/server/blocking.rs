@@ -1,38 +1,36 @@
 //! The server for programs without a runtime: the asynchronous one, driven on this thread or in the background.
 
-use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::pin::pin;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use futures_util::future::select;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
-use super::park::{wait, wait_until};
-use super::{Phase, ServeError, ServerHandle};
+use super::{ServeError, ServerHandle, ServerTask};
 use crate::handler::DatagramRequestHandler;
 use crate::protocol::DatagramProtocol;
 use crate::socket::BindError;
 
 /// A UDP server that blocks the thread it serves on.
-pub struct UdpServer<P, H>(super::UdpServer<P, H>);
+#[derive(Debug)]
+pub struct UdpServer(super::UdpServer);
 
-impl<P, H> From<super::UdpServer<P, H>> for UdpServer<P, H> {
-    fn from(server: super::UdpServer<P, H>) -> Self {
+impl From<super::UdpServer> for UdpServer {
+    fn from(server: super::UdpServer) -> Self {
         Self(server)
     }
 }
 
-impl<P, H> UdpServer<P, H> {
+impl UdpServer {
     /// Binds an address such as `"[::1]:9000"`, for one worker. For more, make the server of
     /// [`ServerOptions`](super::ServerOptions), and this one [`From`] it.
     ///
     /// # Errors
     /// Those of the asynchronous [`bind`](super::UdpServer::bind), which also says how names are treated.
-    pub fn bind(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError> {
+    pub fn bind<P, H>(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError>
+    where
+        H: DatagramRequestHandler,
+        P: DatagramProtocol<Sent = H::Response, Received = H::Request> + Send + Sync + 'static,
+    {
         super::UdpServer::bind(address, protocol, handler).map(Self)
     }
 
@@ -40,7 +38,11 @@ impl<P, H> UdpServer<P, H> {
     ///
     /// # Errors
     /// It is not a bound UDP socket.
-    pub fn from_socket(socket: UdpSocket, protocol: P, handler: H) -> Result<Self, BindError> {
+    pub fn from_socket<P, H>(socket: UdpSocket, protocol: P, handler: H) -> Result<Self, BindError>
+    where
+        H: DatagramRequestHandler,
+        P: DatagramProtocol<Sent = H::Response, Received = H::Request> + Send + Sync + 'static,
+    {
         super::UdpServer::from_socket(socket, protocol, handler).map(Self)
     }
 
@@ -50,24 +52,12 @@ impl<P, H> UdpServer<P, H> {
         self.0.local_addresses()
     }
 
-    /// The handler.
-    #[must_use]
-    pub fn handler(&self) -> &Arc<H> {
-        self.0.handler()
-    }
-
     /// A handle to ask and stop the server with, from any thread.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         self.0.handle()
     }
-}
 
-impl<P, H> UdpServer<P, H>
-where
-    P: DatagramProtocol + Send + Sync + 'static,
-    H: DatagramRequestHandler<P> + Send + Sync + 'static,
-{
     /// Serves until [`ServerHandle::shutdown`] is called from another thread.
     ///
     /// Serves on this thread, or, where it is in a tokio runtime, on a new one; it blocks this one all the same. In an
@@ -79,54 +69,32 @@ where
         match Handle::try_current() {
             Err(_) => self.0.serve_blocking(),
             // A runtime's thread cannot drive another runtime.
-            Ok(_) => self.spawn()?.join(),
+            Ok(_) => self.0.spawn()?.wait(),
         }
     }
 
-    /// Serves on a new thread; returns once the server is up, or has been shut down while the handler was starting.
+    /// Serves on a new thread; returns once the server is up, or has been shut down while a handler was starting.
     ///
-    /// It blocks this thread for as long as the handler's `start` takes, and may be called in a runtime.
+    /// It blocks this thread for as long as the handlers' `start` takes, and may be called in a runtime.
     ///
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve) that keep the server from coming up.
     pub fn start(self) -> Result<BackgroundServer, ServeError> {
-        let mut server = self.spawn()?;
-        let handle = server.handle.clone();
-        let serving = pin!(handle.wait_for_phase(Phase::Serving));
-        wait(select(serving, &mut server.ended));
-        if handle.phase() != Phase::Serving {
-            // It failed, or was asked to stop before it served.
-            server.wait()?;
-        }
-        Ok(server)
-    }
-
-    fn spawn(self) -> Result<BackgroundServer, ServeError> {
-        let handle = self.handle();
-        let (ending, ended) = oneshot::channel();
-        let serve = move || {
-            let _ending = ending;
-            self.0.serve_blocking()
-        };
-        let thread = thread::Builder::new().name("worker-1".into()).spawn(serve).map_err(ServeError::StartWorker)?;
-        Ok(BackgroundServer { handle, ended, thread: Some(thread) })
+        let mut task = self.0.spawn()?;
+        task.wait_for_start()?;
+        Ok(BackgroundServer(task))
     }
 }
 
 /// A server on its own thread; dropping it stops the server and waits until it has stopped.
 #[derive(Debug)]
-pub struct BackgroundServer {
-    handle: ServerHandle,
-    /// Closed when the thread is about to end.
-    ended: oneshot::Receiver<Infallible>,
-    thread: Option<JoinHandle<Result<(), ServeError>>>,
-}
+pub struct BackgroundServer(ServerTask);
 
 impl BackgroundServer {
     /// A handle to ask and stop the server with.
     #[must_use]
     pub fn handle(&self) -> &ServerHandle {
-        &self.handle
+        self.0.handle()
     }
 
     /// Shuts the server down and waits until it has stopped.
@@ -134,7 +102,7 @@ impl BackgroundServer {
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve).
     pub fn stop(self) -> Result<(), ServeError> {
-        self.handle.shutdown();
+        self.0.shutdown();
         self.join()
     }
 
@@ -144,29 +112,23 @@ impl BackgroundServer {
     /// # Errors
     /// Those of [`serve`](super::UdpServer::serve).
     pub fn join(mut self) -> Result<(), ServeError> {
-        self.wait()
+        self.0.wait()
     }
 
     /// Waits at most this long until the server has stopped; `None` if it has not. An error is returned only once;
     /// later calls return `Ok`.
     pub fn join_timeout(&mut self, timeout: Duration) -> Option<Result<(), ServeError>> {
-        if self.thread.is_some()
-            && let Some(deadline) = Instant::now().checked_add(timeout)
-        {
-            let Err(_) = wait_until(deadline, &mut self.ended)?;
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => self.0.wait_until(deadline),
+            None => Some(self.0.wait()),
         }
-        Some(self.wait())
-    }
-
-    fn wait(&mut self) -> Result<(), ServeError> {
-        self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or(Err(ServeError::WorkerPanicked)))
     }
 }
 
 impl Drop for BackgroundServer {
     fn drop(&mut self) {
-        self.handle.shutdown();
+        self.0.shutdown();
         // The error is for those who stop or join.
-        let _ = self.wait();
+        let _ = self.0.wait();
     }
 }

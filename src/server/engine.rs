@@ -11,7 +11,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -21,100 +20,120 @@ use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Gate};
-use crate::failure_chain::FailureChain;
 use crate::handler::{
-    AdmitErrorReply, Client, DropLog, HandlerError, Inbox, LocalOutbox, Outbox, QueueLimits, Requests, WorkerContext,
+    AdmitErrorReply, BuildPacket, Client, HandlerError, HandlerFailure, Inbox, LocalOutbox, MakeDatagram, Outbox,
+    QueueLimits, Reply, ReplyKind, Requests, WorkerContext,
 };
-use crate::message_id;
-use crate::printable::Printable;
 use crate::protocol::DatagramProtocol;
 use crate::rate::RateLimiter;
-use crate::socket::{BATCH_SIZE, Datagram, Destination, Outgoing, ReplyKind, SendOutcome};
+use crate::running::{Closing, DropLog};
+use crate::socket::{BATCH_SIZE, Datagram, Flow, SendOutcome};
 use crate::stats::{Counters, DropReason, Stats};
 
 /// Datagrams that a worker's queue holds before a send waits: a batch of requests with several replies each.
 const OUTBOX_CAPACITY: usize = 4 * BATCH_SIZE;
 /// Handlers of one worker that may wait at once; one beyond that is dropped where it begins to wait (`handler_busy`).
 const MAX_WAITING_HANDLERS: usize = 1024;
+/// The interval between warnings about handlers that fail.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 /// What may wait for them: datagrams of one client, and bytes of all.
 const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
 
 /// What an engine needs from the server around it.
+#[derive(Default)]
 pub(crate) struct EngineContext {
-    pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) drops: Arc<DropLog>,
-    pub(crate) closing: Arc<AtomicBool>,
-    /// The address that the socket is bound to.
-    pub(crate) bound: SocketAddr,
+    pub(crate) closing: Arc<Closing>,
+    /// The name of the service; empty where it has none.
+    pub(crate) service: &'static str,
 }
 
-/// A worker less its socket: `M` makes the future `F` that handles a client's requests.
-pub struct Engine<P, M, F> {
+/// A worker without its socket, for requests of type `Q` and responses of type `R`: `M` makes the future `F` that
+/// handles a client's requests. It may borrow the handler, for `'h`.
+pub struct Engine<'h, Q, R, M, F> {
     outbox: LocalOutbox,
-    core: Core<P, M, F>,
+    core: Core<'h, Q, R, M, F>,
 }
 
 /// All but the queue, which handlers fill while the core polls them.
-struct Core<P, M, F> {
-    context: Arc<WorkerContext<P>>,
+struct Core<'h, Q, R, M, F> {
+    /// The worker's state as requests and responses see it: one and the same.
+    receiving: Arc<WorkerContext<dyn BuildPacket<Q>>>,
+    sending: Arc<WorkerContext<dyn MakeDatagram<R>>>,
     gate: Gate,
-    make: M,
-    elsewhere: mpsc::Receiver<Outgoing>,
+    handle: M,
+    failed: Box<Failed<'h, R>>,
+    elsewhere: mpsc::Receiver<Reply>,
     /// Where a handler is polled first; empty between datagrams.
     slot: Pin<Box<Option<F>>>,
     /// The inbox of that handler, kept only when it waits.
-    inbox: Arc<Inbox<P>>,
-    active: HashMap<Key, Arc<Inbox<P>>>,
+    inbox: Arc<Inbox<Q>>,
+    active: HashMap<Flow, Arc<Inbox<Q>>>,
     waiting: FuturesUnordered<Waiting<F>>,
-    turn: Stats,
-    reports: RateLimiter,
+    /// What was counted since the last publication.
+    pending: Stats,
 }
 
-type Key = (SocketAddr, Option<Destination>);
+/// Reports a call that failed.
+type Failed<'h, R> = dyn Fn(&Client<R>, &HandlerFailure) + Send + 'h;
 type Outcome = Result<Result<(), HandlerError>, Box<dyn Any + Send>>;
 
-impl<P, M, F> Engine<P, M, F>
+impl<'h, Q, R, M, F> Engine<'h, Q, R, M, F>
 where
-    P: DatagramProtocol,
-    M: Fn(Client<P>, Requests<P>) -> F,
+    Q: 'static,
+    R: 'static,
+    M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
-    /// An engine on its own, as if its socket were bound to `bound`.
-    pub fn new(protocol: P, admission: Arc<Admission>, bound: SocketAddr, make: M) -> Self {
-        let around = EngineContext {
-            admission,
-            counters: Arc::default(),
-            drops: Arc::default(),
-            closing: Arc::default(),
-            bound,
-        };
-        Self::with_context(around, protocol.into(), make)
+    /// An engine on its own, as if its socket were bound to `bound`; calls that fail are logged.
+    pub fn new<P>(protocol: P, admission: Arc<Admission>, bound: SocketAddr, handle: M) -> Self
+    where
+        P: DatagramProtocol<Sent = R, Received = Q> + Send + Sync + 'static,
+    {
+        let failed = |client: &Client<R>, failure: &HandlerFailure| client.log_failure(failure);
+        Self::with_context(EngineContext::default(), protocol, admission, bound, handle, Box::new(failed))
     }
 
-    pub(crate) fn with_context(around: EngineContext, protocol: Arc<P>, make: M) -> Self {
+    pub(crate) fn with_context<P>(
+        context: EngineContext,
+        protocol: P,
+        admission: Arc<Admission>,
+        bound: SocketAddr,
+        handle: M,
+        failed: Box<Failed<'h, R>>,
+    ) -> Self
+    where
+        P: DatagramProtocol<Sent = R, Received = Q> + Send + Sync + 'static,
+    {
         let (shared, outbox, elsewhere) = Outbox::new(OUTBOX_CAPACITY);
+        let EngineContext { counters, drops, closing, service } = context;
         let context = Arc::new(WorkerContext {
-            protocol,
             outbox: shared,
-            counters: around.counters,
-            drops: around.drops,
-            admit_error_reply: admit_error_reply(&around.admission),
-            closing: around.closing,
-            bound: around.bound,
+            counters,
+            drops,
+            admit_error_reply: admit_error_reply(&admission),
+            closing,
             queued_bytes: 0.into(),
+            bound,
+            service,
+            warnings: RateLimiter::every(WARNING_INTERVAL),
+            failures_not_logged: 0.into(),
+            protocol,
         });
+        let receiving: Arc<WorkerContext<dyn BuildPacket<Q>>> = context.clone();
         let core = Core {
-            inbox: Arc::new(Inbox::new(Arc::clone(&context))),
-            context,
-            gate: Gate::new(around.admission),
-            make,
+            inbox: Arc::new(Inbox::new(Arc::clone(&receiving))),
+            receiving,
+            sending: context,
+            gate: Gate::new(admission),
+            handle,
+            failed,
             elsewhere,
             slot: Box::pin(None),
             active: HashMap::new(),
             waiting: FuturesUnordered::new(),
-            turn: Stats::default(),
-            reports: RateLimiter::every(Duration::from_secs(1)),
+            pending: Stats::default(),
         };
         Self { outbox, core }
     }
@@ -133,15 +152,15 @@ where
         // All of it before any handler is polled, or a handler's replies could overtake each other.
         loop {
             while !outbox.is_full()
-                && let Ok(outgoing) = core.elsewhere.try_recv()
+                && let Ok(reply) = core.elsewhere.try_recv()
             {
-                outbox.queue.push(outgoing);
+                outbox.queue.push(reply);
             }
             if outbox.is_full() {
                 break;
             }
-            let Poll::Ready(Some(outgoing)) = core.elsewhere.poll_recv(context) else { break };
-            outbox.queue.push(outgoing);
+            let Poll::Ready(Some(reply)) = core.elsewhere.poll_recv(context) else { break };
+            outbox.queue.push(reply);
         }
         if !core.waiting.is_empty() && outbox.lend(|| core.poll_waiting(context)) {
             progress = Poll::Ready(());
@@ -154,42 +173,42 @@ where
     }
 
     /// What is to be sent; take it out, and tell [`sent`](Self::sent) what became of it.
-    pub fn outgoing(&mut self) -> &mut Vec<Outgoing> {
+    pub fn outgoing(&mut self) -> &mut Vec<Reply> {
         &mut self.outbox.queue
     }
 
     /// The queue, and the counting of what becomes of it.
-    pub(crate) fn sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(SendOutcome<'_>)) {
+    pub(crate) fn outgoing_mut(&mut self) -> (&mut Vec<Reply>, impl FnMut(SendOutcome<'_, Reply>)) {
         let core = &mut self.core;
         (&mut self.outbox.queue, |sent| core.count_sent(&sent))
     }
 
     /// The same with all that was sent from elsewhere, however much it is.
-    pub(crate) fn all_sending(&mut self) -> (&mut Vec<Outgoing>, impl FnMut(SendOutcome<'_>)) {
-        while let Ok(outgoing) = self.core.elsewhere.try_recv() {
-            self.outbox.queue.push(outgoing);
+    pub(crate) fn all_outgoing_mut(&mut self) -> (&mut Vec<Reply>, impl FnMut(SendOutcome<'_, Reply>)) {
+        while let Ok(reply) = self.core.elsewhere.try_recv() {
+            self.outbox.queue.push(reply);
         }
-        self.sending()
+        self.outgoing_mut()
     }
 
     /// Counts what became of a datagram that was to be sent.
-    pub fn sent(&mut self, sent: &SendOutcome<'_>) {
+    pub fn sent(&mut self, sent: &SendOutcome<'_, Reply>) {
         self.core.count_sent(sent);
     }
 
     pub(crate) fn count_receive_error(&mut self) {
-        self.core.turn.receive_errors += 1;
+        self.core.pending.receive_errors += 1;
     }
 
     /// Makes what was counted since the last call visible in [`stats`](Self::stats).
     pub fn publish(&mut self) {
-        self.core.context.counters.publish(&mut self.core.turn);
+        self.core.sending.counters.publish(&mut self.core.pending);
     }
 
     /// The counters as of the last [`settle`](Self::settle).
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.core.context.counters.snapshot()
+        self.core.sending.counters.snapshot()
     }
 
     /// How many handlers wait.
@@ -199,7 +218,7 @@ where
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.core.context.closing.load(Relaxed)
+        self.core.sending.closing.has_begun()
     }
 
     /// How many datagrams are queued for them.
@@ -210,7 +229,7 @@ where
 
     /// Lets waiting handlers see that there will be no more requests; they are still driven by [`poll`](Self::poll).
     pub fn close(&mut self) {
-        self.core.context.closing.store(true, Relaxed);
+        self.core.sending.closing.begin();
         self.core.active.values().for_each(|inbox| inbox.close());
     }
 
@@ -219,9 +238,9 @@ where
         for waiting in std::mem::take(&mut self.core.waiting) {
             drop(catch_unwind(AssertUnwindSafe(|| drop(waiting))));
         }
-        for (key, inbox) in std::mem::take(&mut self.core.active) {
+        for (flow, inbox) in std::mem::take(&mut self.core.active) {
             while inbox.pop().is_some() {
-                self.core.drop_datagram(DropReason::HandlerBusy, key);
+                self.core.drop_datagram(DropReason::HandlerBusy, &flow);
             }
         }
     }
@@ -230,69 +249,69 @@ where
 /// The judge of error replies, apart from the engine's own gate: handlers ask it while they are polled.
 fn admit_error_reply(admission: &Arc<Admission>) -> Box<AdmitErrorReply> {
     let gate = Mutex::new(Gate::new(Arc::clone(admission)));
-    Box::new(move |peer, asked, now| {
+    Box::new(move |flow, now| {
         let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
         gate.begin_batch(now);
-        gate.admit_error_reply(peer, asked)
+        gate.admit_error_reply(flow)
     })
 }
 
-impl<P, M, F> Core<P, M, F>
+impl<Q, R, M, F> Core<'_, Q, R, M, F>
 where
-    P: DatagramProtocol,
-    M: Fn(Client<P>, Requests<P>) -> F,
+    M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
     fn receive(&mut self, datagram: Datagram, now: Instant) {
-        self.turn.received += 1;
-        self.turn.received_bytes += datagram.payload.len() as u64;
-        let key = (datagram.peer, datagram.destination);
+        self.pending.received += 1;
+        self.pending.received_bytes += datagram.payload.len() as u64;
+        let flow = datagram.flow;
         if let Err(reason) = self.gate.admit(&datagram) {
-            self.drop_datagram(reason, key);
+            self.drop_datagram(reason, &flow);
             return;
         }
         if !self.active.is_empty()
-            && let Some(inbox) = self.active.get(&key)
+            && let Some(inbox) = self.active.get(&flow)
         {
             if !inbox.push(&datagram.payload, QUEUE) {
-                self.drop_datagram(DropReason::HandlerBusy, key);
+                self.drop_datagram(DropReason::HandlerBusy, &flow);
             }
             return;
         }
-        self.call(key, datagram.payload, now);
+        self.call(flow, datagram.payload, now);
     }
 
-    fn count_sent(&mut self, sent: &SendOutcome<'_>) {
-        match sent {
-            SendOutcome::Sent(outgoing) => {
-                self.turn.sent_bytes += outgoing.payload.len() as u64;
-                match outgoing.kind {
-                    ReplyKind::Packet => self.turn.echoed += 1,
-                    ReplyKind::ErrorReply => self.turn.error_replies += 1,
+    fn count_sent(&mut self, outcome: &SendOutcome<'_, Reply>) {
+        match outcome {
+            SendOutcome::Sent(Reply { outgoing, kind }) => {
+                self.pending.sent_bytes += outgoing.payload.len() as u64;
+                match kind {
+                    ReplyKind::Packet => self.pending.sent += 1,
+                    ReplyKind::Error => self.pending.error_replies += 1,
                 }
             }
-            SendOutcome::Refused(outgoing, error) => {
+            SendOutcome::Refused(reply, error) => {
                 // The second is said of a large datagram of which some fragments found room.
                 let no_room = error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS);
                 let reason = if no_room { DropReason::SendBuffer } else { DropReason::Send };
-                self.drop_datagram(reason, (outgoing.peer, outgoing.asked));
+                self.drop_datagram(reason, &reply.outgoing.flow);
             }
         }
     }
 
     /// Counts and records a datagram that gets no reply.
-    fn drop_datagram(&mut self, reason: DropReason, (peer, asked): Key) {
-        self.turn.dropped.count(reason, 1);
-        self.context.drops.record(reason, peer, self.context.local(asked));
+    fn drop_datagram(&mut self, reason: DropReason, flow: &Flow) {
+        self.pending.dropped.count(reason, 1);
+        let context = &self.sending;
+        context.drops.record(reason, flow.peer, context.local(flow.destination), context.service);
     }
 
-    /// Calls the handler and polls it in place; keeps it when it waits. Says whether it was kept.
-    fn call(&mut self, key: Key, payload: Bytes, now: Instant) -> bool {
-        let client = Client::new(Arc::clone(&self.context), key.0, key.1, now);
+    /// Calls the handler and polls it in place; keeps it when it waits. Returns whether it was kept.
+    fn call(&mut self, flow: Flow, payload: Bytes, now: Instant) -> bool {
+        let client = Client::new(Arc::clone(&self.sending), flow, now);
         let requests = Requests::new(payload, Arc::clone(&self.inbox));
-        let (make, slot) = (&self.make, &mut self.slot);
+        let (handle, slot) = (&self.handle, &mut self.slot);
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            slot.as_mut().set(Some(make(client, requests)));
+            slot.as_mut().set(Some(handle(client, requests)));
             // Whoever waits is polled again, with a real waker, when it has been moved aside.
             poll_and_clear(slot.as_mut(), &mut Context::from_waker(Waker::noop()))
         }));
@@ -303,10 +322,10 @@ where
                 drop(catch_unwind(AssertUnwindSafe(|| self.slot.as_mut().set(None))));
                 Err(panic)
             }
-            Ok(Poll::Pending) => return self.keep(key),
+            Ok(Poll::Pending) => return self.keep(flow),
         };
-        self.turn.handled += 1;
-        self.finish(key, outcome);
+        self.pending.handled += 1;
+        self.finish(flow, outcome);
         // Somebody kept the requests: they get nothing more, and the next call an inbox of its own.
         if Arc::get_mut(&mut self.inbox).is_none() {
             self.renew_inbox().close();
@@ -315,40 +334,40 @@ where
     }
 
     /// Moves the handler in the slot aside, unless too many wait already.
-    fn keep(&mut self, key: Key) -> bool {
+    fn keep(&mut self, flow: Flow) -> bool {
         let future = std::mem::replace(&mut self.slot, Box::pin(None));
         let inbox = self.renew_inbox();
         if self.waiting.len() >= MAX_WAITING_HANDLERS {
-            self.drop_datagram(DropReason::HandlerBusy, key);
+            self.drop_datagram(DropReason::HandlerBusy, &flow);
             inbox.close();
             drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
             return false;
         }
-        self.turn.handled += 1;
-        self.active.insert(key, inbox);
-        self.waiting.push(Waiting { key, future });
+        self.pending.handled += 1;
+        self.active.insert(flow, inbox);
+        self.waiting.push(Waiting { flow, future });
         true
     }
 
-    fn renew_inbox(&mut self) -> Arc<Inbox<P>> {
-        std::mem::replace(&mut self.inbox, Arc::new(Inbox::new(Arc::clone(&self.context))))
+    fn renew_inbox(&mut self) -> Arc<Inbox<Q>> {
+        std::mem::replace(&mut self.inbox, Arc::new(Inbox::new(Arc::clone(&self.receiving))))
     }
 
-    /// Polls the handlers that were woken; says whether one ended.
+    /// Polls the handlers that were woken; returns whether one ended.
     fn poll_waiting(&mut self, context: &mut Context<'_>) -> bool {
         let mut ended = false;
-        while let Poll::Ready(Some((key, outcome))) = Pin::new(&mut self.waiting).poll_next(context) {
+        while let Poll::Ready(Some((flow, outcome))) = Pin::new(&mut self.waiting).poll_next(context) {
             ended = true;
-            self.finish(key, outcome);
-            self.call_queued(key);
+            self.finish(flow, outcome);
+            self.call_queued(flow);
         }
         ended
     }
 
     /// Handles what a client sent while its handler was busy.
-    fn call_queued(&mut self, key: Key) {
+    fn call_queued(&mut self, flow: Flow) {
         loop {
-            let Entry::Occupied(entry) = self.active.entry(key) else { return };
+            let Entry::Occupied(entry) = self.active.entry(flow) else { return };
             let Some(payload) = entry.get().pop() else {
                 entry.remove().close();
                 return;
@@ -356,39 +375,27 @@ where
             let queue = entry.remove();
             queue.move_to(&self.inbox);
             let next = Arc::clone(&self.inbox);
-            if self.call(key, payload, Instant::now()) {
+            if self.call(flow, payload, Instant::now()) {
                 return;
             }
             // The call ended in place: what it left in its inbox is still to be handled.
-            let rest = Arc::new(Inbox::new(Arc::clone(&self.context)));
+            let rest = Arc::new(Inbox::new(Arc::clone(&self.receiving)));
             next.move_to(&rest);
-            self.active.insert(key, rest);
+            self.active.insert(flow, rest);
         }
     }
 
-    fn finish(&mut self, key: Key, outcome: Outcome) {
+    fn finish(&mut self, flow: Flow, outcome: Outcome) {
         let failure = match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => FailureChain(&*error).to_string(),
-            Err(panic) => format!("panic: {}", panic_message(&*panic)),
+            Ok(Err(error)) => HandlerFailure::Error(error),
+            Err(panic) => HandlerFailure::of_panic(&*panic),
         };
-        self.drop_datagram(DropReason::HandlerFailed, key);
-        if self.reports.allow(Instant::now()) {
-            let (peer, failure) = (key.0, Printable::raw(failure.as_bytes()).limit(512));
-            tracing::warn!(
-                message_id = message_id::HANDLER_FAILED,
-                peer_address = %peer.ip(),
-                peer_port = peer.port(),
-                "the request handler failed for {}: {failure}",
-                peer.ip(),
-            );
-        }
+        self.drop_datagram(DropReason::HandlerFailed, &flow);
+        let client = Client::new(Arc::clone(&self.sending), flow, Instant::now());
+        // It is the program's, and may panic too.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.failed)(&client, &failure)));
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
 }
 
 /// Polls the future in a slot, and drops it there once it is ready.
@@ -403,19 +410,19 @@ fn poll_and_clear<F: Future>(mut slot: Pin<&mut Option<F>>, context: &mut Contex
 
 /// A handler that was not ready at once.
 struct Waiting<F> {
-    key: Key,
+    flow: Flow,
     future: Pin<Box<Option<F>>>,
 }
 
 impl<F: Future<Output = Result<(), HandlerError>>> Future for Waiting<F> {
-    type Output = (Key, Outcome);
+    type Output = (Flow, Outcome);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let future = &mut self.future;
         match catch_unwind(AssertUnwindSafe(|| poll_and_clear(future.as_mut(), context))) {
             Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => Poll::Ready((self.key, Ok(result))),
-            Err(panic) => Poll::Ready((self.key, Err(panic))),
+            Ok(Poll::Ready(result)) => Poll::Ready((self.flow, Ok(result))),
+            Err(panic) => Poll::Ready((self.flow, Err(panic))),
         }
     }
 }

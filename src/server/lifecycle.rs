@@ -1,31 +1,30 @@
-//! The life of a server around its first worker: the handler's `start`, the other workers, the handler's `stop`.
+//! The life of a server around its first worker: the handlers' `start`, the other workers, the handlers' `stop`.
 //!
 //! Once `start` has started, `stop` runs, whichever way the server ends, and after all workers. Where the server was
 //! dropped, nobody awaits that: it runs aside.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
 use futures_util::future::{Either, select};
 use tokio::runtime::{Handle, Runtime};
 
-use super::handle::{OpenGuard, Shared};
 use super::park::wait;
 use super::runtime::runtime;
-use super::workers::{ServedSocket, Service, WorkerEnd};
+use super::service::Service;
+use super::workers::{ServedSocket, WorkerEnd, spawn_worker};
 use super::{ServeError, UdpServer};
-use crate::handler::DatagramRequestHandler;
 use crate::message_id;
-use crate::protocol::DatagramProtocol;
+use crate::running::{OpenGuard, ServerHandle, Shared};
 
 /// A server that is being served.
-pub(super) struct Lifecycle<P, H> {
-    pub(super) service: Service<P, H>,
+pub(super) struct Lifecycle {
+    pub(super) shared: Arc<Shared>,
+    services: Vec<Service>,
     /// The sockets of the first worker.
     pub(super) here: Vec<ServedSocket>,
     /// Those of the workers that are not started yet.
@@ -34,36 +33,42 @@ pub(super) struct Lifecycle<P, H> {
     ending: Ending,
 }
 
-impl<P, H> Lifecycle<P, H>
-where
-    P: DatagramProtocol + Send + Sync + 'static,
-    H: DatagramRequestHandler<P> + Send + Sync + 'static,
-{
-    pub(super) fn new(server: UdpServer<P, H>) -> Self {
-        let UdpServer { workers, service, open } = server;
-        let shared = Arc::clone(&service.shared);
+impl Lifecycle {
+    pub(super) fn new(server: UdpServer) -> Self {
+        let UdpServer { workers, services, shared, open } = server;
         let mut workers = workers.into_iter();
         Self {
-            service,
+            services,
             here: workers.next().unwrap_or_default(),
             others: workers.collect(),
-            ending: Ending { shared, elsewhere: VecDeque::new(), stop: None, aside: Aside::BlockingPool, _open: open },
+            ending: Ending {
+                shared: Arc::clone(&shared),
+                elsewhere: VecDeque::new(),
+                started: Vec::new(),
+                aside: Aside::BlockingPool,
+                _open: open,
+            },
+            shared,
         }
     }
 
-    /// Runs the handler's `start`, then starts all workers but the first. Ends early when the server closes.
+    /// Runs the handlers' `start`, one after the other, then starts all workers but the first. Ends early when the
+    /// server closes.
     pub(super) async fn begin(&mut self) -> Result<(), ServeError> {
-        if self.service.shared.is_closing() {
-            return Ok(());
+        let handle = ServerHandle::new(Arc::clone(&self.shared));
+        for service in &self.services {
+            if self.shared.is_closing() {
+                return Ok(());
+            }
+            self.ending.started.push(service.clone());
+            let closing = pin!(self.shared.closing());
+            if let Either::Right((started, _)) = select(closing, service.start(&handle)).await {
+                started.map_err(ServeError::StartHandler)?;
+            }
         }
-        let handler = Arc::clone(&self.service.handler);
-        self.ending.stop = Some(Box::new(|| Box::pin(async move { handler.stop().await })));
-        let closing = pin!(self.service.shared.closing());
-        let start = pin!(self.service.handler.start());
-        if let Either::Right((started, _)) = select(closing, start).await {
-            started.map_err(ServeError::StartHandler)?;
+        if !self.shared.is_closing() {
             for (number, sockets) in self.others.drain(..).enumerate() {
-                self.ending.elsewhere.push_back(self.service.spawn_worker(number + 2, sockets)?);
+                self.ending.elsewhere.push_back(spawn_worker(number + 2, &self.shared, sockets)?);
             }
         }
         Ok(())
@@ -76,9 +81,7 @@ where
             ran = ran.and(worker.await.unwrap_or(Err(ServeError::WorkerPanicked)));
             self.ending.elsewhere.pop_front();
         }
-        if self.ending.stop.take().is_some() {
-            self.service.handler.stop().await;
-        }
+        self.ending.stop_handlers().await;
         ran
     }
 
@@ -90,22 +93,19 @@ where
 
     /// Asks the other workers to end, and closes the sockets here.
     fn close(&mut self) {
-        self.service.shared.shutdown();
+        self.shared.shutdown();
         self.here.clear();
         self.others.clear();
     }
 }
 
-/// Makes the future of the handler's `stop`.
-type Stop = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
-
-/// The work that is left after the first worker: to wait for the others, then to stop the handler. Dropped before that
+/// The work that is left after the first worker: to wait for the others, then to stop the handlers. Dropped before that
 /// is done, it is done aside.
 struct Ending {
     shared: Arc<Shared>,
     elsewhere: VecDeque<WorkerEnd>,
-    /// Due once the handler's `start` has started.
-    stop: Option<Stop>,
+    /// The services whose handlers' `start` has begun, and `stop` has not.
+    started: Vec<Service>,
     /// Where it runs when it is dropped.
     aside: Aside,
     _open: OpenGuard,
@@ -123,7 +123,7 @@ enum Aside {
 }
 
 impl Ending {
-    /// Waits for the other workers and stops the handler.
+    /// Waits for the other workers and stops the handlers.
     fn finish(&mut self, runtime: &Runtime) -> Result<(), ServeError> {
         self.shared.shutdown();
         let mut ran = Ok(());
@@ -131,29 +131,37 @@ impl Ending {
             // Not on the runtime: its wake-ups can fail, a thread's cannot.
             ran = ran.and(wait(worker).unwrap_or(Err(ServeError::WorkerPanicked)));
         }
-        if let Some(stop) = self.stop.take() {
-            runtime.block_on(stop());
-        }
+        runtime.block_on(self.stop_handlers());
         ran
+    }
+
+    /// Stops the handlers, the last that was started first. Dropped meanwhile, it interrupts only the one that is
+    /// stopping.
+    async fn stop_handlers(&mut self) {
+        while let Some(service) = self.started.pop() {
+            service.stop().await;
+        }
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         self.shared.shutdown();
-        let Some(stop) = self.stop.take() else { return };
+        if self.started.is_empty() {
+            return;
+        }
         let next = match self.aside {
             Aside::BlockingPool => Aside::Thread,
             Aside::Thread => Aside::Nowhere,
             Aside::Nowhere => {
-                tracing::error!(message_id = message_id::HANDLER_FAILED, "no thread to stop the request handler on");
+                tracing::error!(message_id = message_id::HANDLER_FAILED, "no thread to stop the request handlers on");
                 return;
             }
         };
         let mut rest = Self {
             shared: Arc::clone(&self.shared),
             elsewhere: take(&mut self.elsewhere),
-            stop: Some(stop),
+            started: take(&mut self.started),
             aside: next,
             _open: OpenGuard::new(&self.shared),
         };
@@ -181,9 +189,30 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::time::Duration;
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::admission::{Admission, Policy};
-    use crate::server::{Phase, ServerHandle};
+    use crate::handler::{Client, DatagramRequestHandler, HandlerError, Requests};
+    use crate::protocol::BytesProtocol;
+    use crate::running::Phase;
+
+    /// Counts how often it is stopped.
+    struct Stopping(Arc<AtomicUsize>);
+
+    impl DatagramRequestHandler for Stopping {
+        type Request = Bytes;
+        type Response = Bytes;
+
+        async fn handle(&self, _: Client<Bytes>, _: Requests<Bytes>) -> Result<(), HandlerError> {
+            Ok(())
+        }
+
+        async fn stop(&self) {
+            tokio::task::yield_now().await;
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
 
     /// Drops what is left of a server; returns how often its handler was stopped.
     fn dropped(aside: Aside) -> (ServerHandle, Arc<AtomicUsize>) {
@@ -191,15 +220,10 @@ mod tests {
         let shared = Arc::new(Shared::new(Vec::new(), admission, 0, Duration::ZERO));
         let stopped = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&stopped);
-        let stop: Stop = Box::new(|| {
-            Box::pin(async move {
-                tokio::task::yield_now().await;
-                count.fetch_add(1, SeqCst);
-            })
-        });
+        let service = Service::new(BytesProtocol::default(), Stopping(count));
         let (shared, open) = (Arc::clone(&shared), OpenGuard::new(&shared));
         let handle = ServerHandle::new(Arc::clone(&shared));
-        drop(Ending { shared, elsewhere: VecDeque::new(), stop: Some(stop), aside, _open: open });
+        drop(Ending { shared, elsewhere: VecDeque::new(), started: vec![service], aside, _open: open });
         (handle, stopped)
     }
 

@@ -5,8 +5,11 @@ use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Listener, UdpServer};
+use super::UdpServer;
+use super::service::Service;
 use crate::admission::Policy;
+use crate::handler::DatagramRequestHandler;
+use crate::protocol::DatagramProtocol;
 use crate::socket::{self, BindError, BindTarget, BoundSocket, SocketOptions};
 
 /// The pause before an address that is in use is tried again.
@@ -17,22 +20,31 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Options of a server: where it listens, with how many workers, which sources get a reply.
 #[derive(Debug)]
 pub struct ServerOptions {
-    addresses: Vec<SocketAddr>,
-    sockets: Vec<UdpSocket>,
-    left: Vec<UdpSocket>,
-    patience: Duration,
+    /// Without a service of their own they have the one that is bound.
+    addresses: Vec<(SocketAddr, Option<Service>)>,
+    sockets: Vec<(UdpSocket, Option<Service>)>,
+    inherited: Vec<UdpSocket>,
+    bind_timeout: Duration,
     options: SocketOptions,
     policy: Policy,
     grace: Duration,
 }
 
-/// A server without its protocol and handler.
+/// The sockets of a server in the order in which they were asked for, with what each serves.
 pub(super) struct BoundSockets {
-    pub(super) listeners: Vec<Listener>,
-    /// For each worker its own.
-    pub(super) workers: Vec<Vec<BoundSocket>>,
+    pub(super) sockets: Vec<BoundService>,
+    /// The number of workers asked for.
+    pub(super) workers: usize,
     pub(super) policy: Policy,
     pub(super) grace: Duration,
+}
+
+/// A socket with the service on it; `None`: the one that the server is bound with.
+pub(super) struct BoundService {
+    pub(super) socket: BoundSocket,
+    pub(super) service: Option<Service>,
+    /// The worker that serves it, counted from 0.
+    pub(super) worker: usize,
 }
 
 impl Default for ServerOptions {
@@ -48,8 +60,8 @@ impl ServerOptions {
         Self {
             addresses: Vec::new(),
             sockets: Vec::new(),
-            left: Vec::new(),
-            patience: Duration::ZERO,
+            inherited: Vec::new(),
+            bind_timeout: Duration::ZERO,
             options: SocketOptions::default(),
             policy: Policy::open(),
             grace: SHUTDOWN_GRACE,
@@ -59,29 +71,43 @@ impl ServerOptions {
     /// Adds an address to listen on; `[::]` answers IPv4 too, port 0 takes a free port.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.addresses.push(address);
+        self.addresses.push((address, None));
+        self
+    }
+
+    /// Adds an address where another service is than the one that the server is bound with.
+    #[must_use]
+    pub fn listen_with(mut self, address: SocketAddr, service: &Service) -> Self {
+        self.addresses.push((address, Some(service.clone())));
         self
     }
 
     /// Adds a socket that is bound already. Several go to the workers in turn, and a worker without one is not started.
     #[must_use]
     pub fn socket(mut self, socket: UdpSocket) -> Self {
-        self.sockets.push(socket);
+        self.sockets.push((socket, None));
+        self
+    }
+
+    /// Adds a socket that is bound already, where another service is than the one that the server is bound with.
+    #[must_use]
+    pub fn socket_with(mut self, socket: UdpSocket, service: &Service) -> Self {
+        self.sockets.push((socket, Some(service.clone())));
         self
     }
 
     /// Adds a socket that an earlier run bound. It is used, with the datagrams that wait in it, if it is bound to one
-    /// of the addresses to [`listen`](Self::listen) on, and closed if not.
+    /// of the addresses to listen on, for the service there, and closed if not.
     #[must_use]
     pub fn reuse_socket(mut self, socket: UdpSocket) -> Self {
-        self.left.push(socket);
+        self.inherited.push(socket);
         self
     }
 
     /// The time to wait for addresses that are in use, all together; none by default.
     #[must_use]
-    pub fn bind_timeout(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn bind_timeout(mut self, timeout: Duration) -> Self {
+        self.bind_timeout = timeout;
         self
     }
 
@@ -126,46 +152,56 @@ impl ServerOptions {
         self
     }
 
-    /// Binds all sockets; nothing is received until the server serves.
+    /// Binds all sockets, for this protocol and handler; nothing is received until the server serves.
     ///
     /// # Errors
     /// There is neither an address nor a socket; or the first socket that could not be created or bound.
-    pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer<P, H>, BindError> {
-        Ok(UdpServer::new(self.bind_sockets()?, protocol, handler))
+    pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer, BindError>
+    where
+        H: DatagramRequestHandler,
+        P: DatagramProtocol<Sent = H::Response, Received = H::Request> + Send + Sync + 'static,
+    {
+        self.bind_service(&Service::new(protocol, handler))
+    }
+
+    /// Binds all sockets, for this service where they have none of their own.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    pub fn bind_service(self, service: &Service) -> Result<UdpServer, BindError> {
+        Ok(UdpServer::new(self.bind_sockets()?, service))
     }
 
     pub(super) fn bind_sockets(self) -> Result<BoundSockets, BindError> {
-        let Self { addresses, sockets, left, patience, options, policy, grace } = self;
+        let Self { addresses, sockets, mut inherited, bind_timeout, options, policy, grace } = self;
         if addresses.is_empty() && sockets.is_empty() {
             return Err(BindError::NoAddress);
         }
-        let targets = addresses.iter().map(|&address| BindTarget::resolve(address)).collect::<Result<Vec<_>, _>>()?;
+        let resolve = |(address, service)| BindTarget::resolve(address).map(|target| (target, service));
+        let targets = addresses.into_iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
         // What is no longer listened on is closed before anything is bound: it could be in the way.
-        let mut left: Vec<_> =
-            left.into_iter().filter(|socket| targets.iter().any(|target| target.matches(socket))).collect();
-        let deadline = Instant::now() + patience;
-        let mut groups = Vec::new();
-        for target in targets {
-            let of_target: Vec<_> = left.extract_if(.., |socket| target.matches(socket)).collect();
-            groups.push(match of_target.is_empty() {
-                true => bind_within(target, &options, deadline)?,
-                false => target.bind_remaining(of_target, &options)?,
-            });
+        inherited.retain(|socket| targets.iter().any(|(target, _)| target.matches(socket)));
+        let deadline = Instant::now() + bind_timeout;
+        let workers = options.sockets;
+        let mut bound = Vec::new();
+        for (target, service) in targets {
+            let remaining: Vec<_> = inherited.extract_if(.., |socket| target.matches(socket)).collect();
+            let group = match remaining.is_empty() {
+                true => bind_before(deadline, target, &options)?,
+                false => target.bind_remaining(remaining, &options)?,
+            };
+            let group = group.into_iter().enumerate();
+            bound.extend(group.map(|(number, socket)| BoundService {
+                socket,
+                service: service.clone(),
+                worker: number % workers,
+            }));
         }
-        groups.push(sockets.into_iter().map(|socket| socket::adopt(socket, &options)).collect::<Result<_, _>>()?);
-        let mut listeners: Vec<Listener> = Vec::new();
-        for bound in groups.iter().flatten() {
-            if listeners.iter().all(|listener| listener.address != bound.address) {
-                listeners.push(bound.into());
-            }
+        for (number, (socket, service)) in sockets.into_iter().enumerate() {
+            let socket = socket::adopt(socket, &options)?;
+            bound.push(BoundService { socket, service, worker: number % workers });
         }
-        let mut workers: Vec<Vec<BoundSocket>> = (0..options.sockets).map(|_| Vec::new()).collect();
-        for (number, bound) in groups.into_iter().flat_map(|group| group.into_iter().enumerate()) {
-            workers[number % options.sockets].push(bound);
-        }
-        // Sockets that were handed over may be fewer than the workers.
-        workers.retain(|sockets| !sockets.is_empty());
-        Ok(BoundSockets { listeners, workers, policy, grace })
+        Ok(BoundSockets { sockets: bound, workers, policy, grace })
     }
 }
 
@@ -182,7 +218,7 @@ pub(super) fn bind_first(addresses: impl ToSocketAddrs) -> Result<BoundSockets, 
 }
 
 /// Tries again while the address is in use.
-fn bind_within(target: BindTarget, options: &SocketOptions, deadline: Instant) -> Result<Vec<BoundSocket>, BindError> {
+fn bind_before(deadline: Instant, target: BindTarget, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
     loop {
         match target.bind(options) {
             Err(BindError::AddressInUse { .. }) if Instant::now() < deadline => thread::sleep(BIND_PAUSE),

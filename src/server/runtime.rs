@@ -12,10 +12,9 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ServeError;
-use super::workers::{ServedSocket, Service};
-use crate::handler::DatagramRequestHandler;
+use super::workers::{ServedSocket, run_worker};
 use crate::message_id;
-use crate::protocol::DatagramProtocol;
+use crate::running::Shared;
 
 /// The pause before a runtime is made again: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
@@ -25,36 +24,34 @@ pub(super) fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-impl<P, H> Service<P, H>
-where
-    P: DatagramProtocol + Send + Sync + 'static,
-    H: DatagramRequestHandler<P> + Send + Sync + 'static,
-{
-    /// Runs a worker on a runtime, which is replaced when it fails; only what fails before it ever served is an error.
-    pub(super) fn run_restarting(&self, current: &mut Runtime, sockets: &[ServedSocket]) -> Result<(), ServeError> {
-        let [mut pause, longest] = PAUSES;
-        loop {
-            let failure = match self.run_once(current, sockets) {
-                Ok(()) => return Ok(()),
-                Err(failure) if sockets.iter().any(|served| !served.started.load(Relaxed)) => return Err(failure),
-                Err(failure) => failure,
-            };
-            if self.shared.is_closing() {
-                return Ok(());
-            }
-            tracing::error!(message_id = message_id::WORKER_RESTARTED, "a worker failed ({failure}), restarting it");
-            thread::sleep(pause);
-            pause = longest.min(2 * pause);
-            if let Ok(fresh) = runtime() {
-                // A runtime that has failed may fail to end, too.
-                let failed = std::mem::replace(current, fresh);
-                drop(catch_unwind(AssertUnwindSafe(|| drop(failed))));
-            }
+/// Runs a worker on a runtime, which is replaced when it fails; only what fails before it ever served is an error.
+pub(super) fn run_restarting(
+    current: &mut Runtime,
+    shared: &Shared,
+    sockets: &[ServedSocket],
+) -> Result<(), ServeError> {
+    let [mut pause, longest] = PAUSES;
+    loop {
+        let failure = match run_once(current, shared, sockets) {
+            Ok(()) => return Ok(()),
+            Err(failure) if sockets.iter().any(|served| !served.started.load(Relaxed)) => return Err(failure),
+            Err(failure) => failure,
+        };
+        if shared.is_closing() {
+            return Ok(());
+        }
+        tracing::error!(message_id = message_id::WORKER_RESTARTED, "a worker failed ({failure}), restarting it");
+        thread::sleep(pause);
+        pause = longest.min(2 * pause);
+        if let Ok(fresh) = runtime() {
+            // A runtime that has failed may fail to end, too.
+            let failed = std::mem::replace(current, fresh);
+            drop(catch_unwind(AssertUnwindSafe(|| drop(failed))));
         }
     }
+}
 
-    fn run_once(&self, runtime: &Runtime, sockets: &[ServedSocket]) -> Result<(), ServeError> {
-        let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run_worker(sockets))));
-        ran.unwrap_or(Err(ServeError::WorkerPanicked))
-    }
+fn run_once(runtime: &Runtime, shared: &Shared, sockets: &[ServedSocket]) -> Result<(), ServeError> {
+    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run_worker(shared, sockets))));
+    ran.unwrap_or(Err(ServeError::WorkerPanicked))
 }

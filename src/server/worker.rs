@@ -18,10 +18,9 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::backlog::Backlog;
 use super::engine::Engine;
-use super::heartbeat::Heartbeat;
 use crate::handler::{Client, HandlerError, Requests};
 use crate::message_id;
-use crate::protocol::DatagramProtocol;
+use crate::running::Heartbeat;
 use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
 
 /// How often room in the send buffer is looked for while replies wait for it and nothing is received. The kernel
@@ -54,13 +53,14 @@ enum Received {
     Fault,
 }
 
-pub(super) struct Worker<P, M, F>
+pub(super) struct Worker<'h, Q, R, M, F>
 where
-    P: DatagramProtocol,
-    M: Fn(Client<P>, Requests<P>) -> F,
+    Q: 'static,
+    R: 'static,
+    M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
-    engine: Engine<P, M, F>,
+    engine: Engine<'h, Q, R, M, F>,
     io: AsyncFd<Arc<UdpSocket>>,
     input: Input,
     send: SendBatch,
@@ -78,10 +78,11 @@ struct Input {
 
 impl Input {
     /// Receives what waits, and hands it to the engine.
-    fn receive<P, M, F>(&mut self, socket: &UdpSocket, engine: &mut Engine<P, M, F>) -> Received
+    fn receive<Q, R, M, F>(&mut self, socket: &UdpSocket, engine: &mut Engine<'_, Q, R, M, F>) -> Received
     where
-        P: DatagramProtocol,
-        M: Fn(Client<P>, Requests<P>) -> F,
+        Q: 'static,
+        R: 'static,
+        M: Fn(Client<R>, Requests<Q>) -> F,
         F: Future<Output = Result<(), HandlerError>>,
     {
         for _ in 0..INTERRUPTIONS {
@@ -116,14 +117,15 @@ impl Input {
     }
 }
 
-impl<P, M, F> Worker<P, M, F>
+impl<'h, Q, R, M, F> Worker<'h, Q, R, M, F>
 where
-    P: DatagramProtocol,
-    M: Fn(Client<P>, Requests<P>) -> F,
+    Q: 'static,
+    R: 'static,
+    M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
     /// Makes ready to serve a socket on the runtime that this is called on.
-    pub(super) fn new(engine: Engine<P, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
+    pub(super) fn new(engine: Engine<'h, Q, R, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
         let io = watch_readable(socket)?;
         let input = Input { batch: ReceiveBatch::new(), faults: 0 };
         let send = SendBatch::new(ipv6_socket);
@@ -224,7 +226,7 @@ where
 
     /// Sends what the engine has queued, after what waits; never waits itself.
     fn flush(&mut self) {
-        let (queue, count) = self.engine.sending();
+        let (queue, count) = self.engine.outgoing_mut();
         self.backlog.send(&mut self.send, self.io.get_ref().as_fd(), queue, count);
         if !self.backlog.is_empty() {
             let next = tokio::time::Instant::now() + RETRY_INTERVAL;
@@ -280,16 +282,17 @@ where
 
 /// A worker also ends by being dropped, by whoever does not wait for the server or by a runtime that failed: what it
 /// had in hand is counted all the same.
-impl<P, M, F> Drop for Worker<P, M, F>
+impl<Q, R, M, F> Drop for Worker<'_, Q, R, M, F>
 where
-    P: DatagramProtocol,
-    M: Fn(Client<P>, Requests<P>) -> F,
+    Q: 'static,
+    R: 'static,
+    M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
     fn drop(&mut self) {
         self.engine.drop_waiting();
-        let (queue, count) = self.engine.all_sending();
-        self.backlog.drop_waiting(queue, count);
+        let (queue, count) = self.engine.all_outgoing_mut();
+        self.backlog.drop_all(queue, count);
         self.engine.publish();
     }
 }

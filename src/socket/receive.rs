@@ -1,7 +1,8 @@
 //! A batch of datagrams from one `recvmmsg(2)` call, each with its addresses.
 //!
 //! A datagram shares the slot that it was received in. A slot comes back into use when the last of its sharers is gone;
-//! until then another takes its place, and beyond [`MAX_PINNED_SLOTS`] such slots datagrams are copied to their own size.
+//! until then another takes its place, and beyond [`MAX_PINNED_SLOTS`] such slots datagrams are copied to their own
+//! size.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,20 +14,21 @@ use bytes::{Bytes, BytesMut};
 use super::ancillary::ControlBuffer;
 use super::messages::Messages;
 use super::sockaddr::{SockAddrBuffer, canonical};
-use super::{BATCH_SIZE, Datagram};
+use super::{BATCH_SIZE, Datagram, Flow};
 
 /// One byte more than any payload, so that nothing is cut off.
 const SLOT_SIZE: usize = 65_536;
-/// How many slots may be held by those who keep a datagram before datagrams are copied.
+/// The number of slots that may be held by those who keep a datagram before datagrams are copied.
 const MAX_PINNED_SLOTS: usize = BATCH_SIZE;
-/// How many slots the first call offers. A call that fills all makes the next one offer twice as many, up to [`BATCH_SIZE`].
+/// The number of slots that the first call offers. A call that fills all makes the next one offer twice as many, up to
+/// [`BATCH_SIZE`].
 const FIRST_SLOTS: usize = 4;
 /// After this many calls in a row that fill at most a quarter of the slots, half as many are offered: each slot that is
 /// offered costs a little before each call.
 const SMALL_BATCHES: u32 = 64;
 
-/// Receives up to [`BATCH_SIZE`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which only
-/// what datagrams filled is resident; kept datagrams can make that 12 MiB, and no more.
+/// Receives up to [`BATCH_SIZE`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which
+/// only what datagrams filled is resident; kept datagrams can make that 12 MiB, and no more.
 pub struct ReceiveBatch {
     slots: Vec<BytesMut>,
     messages: Messages,
@@ -116,8 +118,7 @@ impl ReceiveBatch {
         let mapped = matches!(peer, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some());
         let (truncated, length) = (header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0, header.msg_len as usize);
         Some(Datagram {
-            peer: canonical(peer),
-            destination: info.ipv4.or(info.ipv6),
+            flow: Flow { peer: canonical(peer), destination: info.ipv4.or(info.ipv6) },
             payload: self.payload(at, length),
             truncated,
             mapped_over_ipv6: mapped && info.ipv4.is_none(),

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::messages::Messages;
-use super::{BATCH_SIZE, Outgoing};
+use super::{BATCH_SIZE, Flow, Outgoing};
 
 /// How often a call that a signal interrupted is made again, before it counts as refused.
 const INTERRUPTIONS: u32 = 16;
@@ -20,11 +20,11 @@ pub struct SendBatch {
 
 /// What became of a queued datagram.
 #[derive(Debug)]
-pub enum SendOutcome<'a> {
+pub enum SendOutcome<'a, T = Outgoing> {
     /// The kernel took it.
-    Sent(&'a Outgoing),
+    Sent(&'a T),
     /// The kernel refused it, with this error; it is not sent again.
-    Refused(&'a Outgoing, io::Error),
+    Refused(&'a T, io::Error),
 }
 
 impl SendBatch {
@@ -34,15 +34,16 @@ impl SendBatch {
         Self { ipv6_socket, messages: Messages::new() }
     }
 
-    /// Sends all of `queue`, in order, and reports what became of each; the queue holds afterwards what is left.
+    /// Sends all of `queue`, in order, and reports what became of each; the queue holds afterwards what is left. `T` is
+    /// a datagram with whatever its sender wants to know of it afterwards.
     ///
     /// # Errors
     /// `WouldBlock` when the socket's send buffer is full: what is left in the queue can be sent once there is room.
-    pub fn send(
+    pub fn send<T: AsRef<Outgoing>>(
         &mut self,
         socket: BorrowedFd<'_>,
-        queue: &mut Vec<Outgoing>,
-        mut report: impl FnMut(SendOutcome<'_>),
+        queue: &mut Vec<T>,
+        mut report: impl FnMut(SendOutcome<'_, T>),
     ) -> io::Result<()> {
         let mut done = 0;
         let result = loop {
@@ -63,11 +64,12 @@ impl SendBatch {
         result
     }
 
-    fn prepare(&mut self, chunk: &[Outgoing]) {
+    fn prepare<T: AsRef<Outgoing>>(&mut self, chunk: &[T]) {
         self.messages.grow(chunk.len());
-        for (at, outgoing) in chunk.iter().enumerate() {
-            let name_length = self.messages.names[at].encode(outgoing.peer, self.ipv6_socket);
-            let control_length = outgoing.asked.map_or(0, |asked| self.messages.controls[at].encode(&asked));
+        for (at, outgoing) in chunk.iter().map(AsRef::as_ref).enumerate() {
+            let Flow { peer, destination } = &outgoing.flow;
+            let name_length = self.messages.names[at].encode(*peer, self.ipv6_socket);
+            let control_length = destination.as_ref().map_or(0, |asked| self.messages.controls[at].encode(asked));
             // The kernel reads the payload only; iovec has no form for that.
             let part =
                 libc::iovec { iov_base: outgoing.payload.as_ptr().cast_mut().cast(), iov_len: outgoing.payload.len() };
@@ -76,11 +78,11 @@ impl SendBatch {
     }
 
     /// How many were dealt with, and the error that asks to wait.
-    fn send_chunk(
+    fn send_chunk<T>(
         &mut self,
         socket: BorrowedFd<'_>,
-        chunk: &[Outgoing],
-        report: &mut impl FnMut(SendOutcome<'_>),
+        chunk: &[T],
+        report: &mut impl FnMut(SendOutcome<'_, T>),
     ) -> (usize, Option<io::Error>) {
         let (mut at, mut interrupted) = (0, 0);
         while at < chunk.len() {
@@ -126,10 +128,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::socket::ReplyKind;
 
     fn outgoing(peer: SocketAddr, payload: &'static str) -> Outgoing {
-        Outgoing { peer, asked: None, payload: Bytes::from_static(payload.as_bytes()), kind: ReplyKind::Packet }
+        Outgoing { flow: Flow { peer, destination: None }, payload: Bytes::from_static(payload.as_bytes()) }
     }
 
     #[test]
@@ -143,10 +144,10 @@ mod tests {
         SendBatch::new(false)
             .send(sender.as_fd(), &mut queue, |sent| {
                 outcomes.push(match sent {
-                    SendOutcome::Sent(outgoing) => (outgoing.peer == good, true),
+                    SendOutcome::Sent(outgoing) => (outgoing.flow.peer == good, true),
                     SendOutcome::Refused(outgoing, error) => {
                         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-                        (outgoing.peer == good, false)
+                        (outgoing.flow.peer == good, false)
                     }
                 });
             })

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use echo_udpd::admission::{Admission, Policy, RateLimit};
 use echo_udpd::daemon::settings::Settings;
-use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
+use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, ReplyKind, Requests};
 use echo_udpd::printable::Printable;
 use echo_udpd::protocol::RawJsonProtocol;
 use echo_udpd::serializer::RawJson;
 use echo_udpd::server::engine::Engine;
-use echo_udpd::socket::{Datagram, Destination, PacketInfo, ReplyKind, SendOutcome};
+use echo_udpd::socket::{Datagram, Destination, Flow, PacketInfo, SendOutcome};
 use echo_udpd::stats::{DropReason, Stats};
 
 /// A settings file that is accepted prints as one that means the same; one that is not has faults, each on one
@@ -73,12 +73,11 @@ pub(crate) fn control(input: &[u8]) {
 /// The echo handler, but for a few packets that make it misbehave.
 struct Moody(EchoRequestHandler<RawJson>);
 
-impl DatagramRequestHandler<RawJsonProtocol> for Moody {
-    async fn handle(
-        &self,
-        client: Client<RawJsonProtocol>,
-        requests: Requests<RawJsonProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Moody {
+    type Request = RawJson;
+    type Response = RawJson;
+
+    async fn handle(&self, client: Client<RawJson>, requests: Requests<RawJson>) -> Result<(), HandlerError> {
         match requests.datagram().map(|datagram| &datagram[..]) {
             Some(b"\"wait\"") => {
                 let _kept = requests;
@@ -134,14 +133,15 @@ pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
         let replies = std::mem::take(engine.outgoing());
         assert!(replies.len() <= 1);
         for reply in &replies {
-            assert_eq!((reply.peer, reply.asked), (datagram.peer, datagram.destination));
-            assert!(datagram.peer.port() != 0 && datagram.peer.port() != 9000 && !datagram.truncated);
+            let (sent, port) = (&reply.outgoing.payload, datagram.flow.peer.port());
+            assert_eq!(reply.outgoing.flow, datagram.flow);
+            assert!(port != 0 && port != 9000 && !datagram.truncated);
             let valid = serde_json::from_slice::<&serde_json::value::RawValue>(&payload).is_ok();
             match reply.kind {
-                ReplyKind::Packet => assert!(valid && reply.payload == payload),
-                ReplyKind::ErrorReply => {
+                ReplyKind::Packet => assert!(valid && *sent == payload),
+                ReplyKind::Error => {
                     let is_line = payload.ends_with(b"\n");
-                    assert!(!valid && reply.payload.len() == 45 + usize::from(is_line));
+                    assert!(!valid && sent.len() == 45 + usize::from(is_line));
                 }
             }
             let error = if no_room { ErrorKind::WouldBlock } else { ErrorKind::NetworkUnreachable };
@@ -153,7 +153,7 @@ pub(crate) fn run_datagrams(mut input: &[u8]) -> Stats {
         assert_eq!(after.received, after.handled + after.dropped_before_handler() + engine.queued() as u64);
         let dropped_after = after.dropped.total() - after.dropped_before_handler();
         let waiting = engine.waiting() as u64;
-        assert_eq!(after.handled, after.echoed + after.error_replies + dropped_after + waiting);
+        assert_eq!(after.handled, after.sent + after.error_replies + dropped_after + waiting);
     }
     engine.close();
     engine.drop_waiting();
@@ -208,13 +208,11 @@ fn next_datagram(input: &[u8]) -> Option<(Datagram, [bool; 3], u8, &[u8])> {
     let length = usize::from(head[4]).min(rest.len());
     let (payload, rest) = rest.split_at(length);
     let repeated = if head[5] > 250 { payload.repeat(usize::from(head[5])) } else { payload.to_vec() };
-    let datagram = Datagram {
-        peer: (peer, port).into(),
-        destination: (flags & 8 == 0).then_some(Destination { address, local, interface: 1 }),
-        payload: Bytes::from(repeated),
-        truncated: flags & 1 != 0,
-        mapped_over_ipv6: flags & 2 != 0,
-    };
+    let destination = (flags & 8 == 0).then_some(Destination { address, local, interface: 1 });
+    let flow = Flow { peer: (peer, port).into(), destination };
+    let mut datagram = Datagram::new(flow, Bytes::from(repeated));
+    datagram.truncated = flags & 1 != 0;
+    datagram.mapped_over_ipv6 = flags & 2 != 0;
     Some((datagram, [flags & 4 != 0, flags & 16 != 0, flags & 32 != 0], head[6], rest))
 }
 

@@ -339,11 +339,9 @@ fn a_kept_socket_on_a_port_that_could_not_be_bound_again_is_served_with_a_warnin
     }
 }
 
-type Server = blocking::UdpServer<BytesProtocol, EchoRequestHandler<Bytes>>;
-
 fn serve(options: ServerOptions) -> blocking::BackgroundServer {
     let server = options.bind(BytesProtocol::default(), EchoRequestHandler::new()).unwrap();
-    Server::from(server).start().unwrap()
+    blocking::UdpServer::from(server).start().unwrap()
 }
 
 #[test]
@@ -358,7 +356,7 @@ fn what_waited_in_a_socket_of_an_earlier_run_is_answered_and_other_sockets_are_c
     // The others joined it.
     assert_eq!((server.workers(), server.sockets().count()), (3, 3));
     assert_eq!(server.local_addresses(), [address]);
-    let server = Server::from(server).start().unwrap();
+    let server = blocking::UdpServer::from(server).start().unwrap();
     assert_eq!(crate::harness::receive(&client), b"waited");
     for _ in 0..50 {
         assert_eq!(ask(&connected(address), b"new"), b"new");
@@ -403,7 +401,7 @@ fn more_sockets_than_workers_are_all_served() {
     }
     let listeners: Vec<_> = server.handle().listeners().iter().map(|listener| listener.address).collect();
     assert_eq!(listeners, addresses);
-    let stats = wait_for("the counters", || Some(server.handle().stats()).filter(|stats| stats.echoed == 3));
+    let stats = wait_for("the counters", || Some(server.handle().stats()).filter(|stats| stats.sent == 3));
     assert_eq!(stats.received, 3);
 }
 

@@ -11,7 +11,7 @@ use echo_udpd::handler::{DatagramRequestHandler, EchoRequestHandler};
 use echo_udpd::protocol::RawJsonProtocol;
 use echo_udpd::serializer::RawJson;
 use echo_udpd::server::engine::Engine;
-use echo_udpd::socket::{Datagram, Destination};
+use echo_udpd::socket::{Datagram, Destination, Flow};
 use serde_json::Value;
 
 use crate::harness::{Daemon, Running, ask, connected, has_program, need};
@@ -373,18 +373,13 @@ fn no_reply_of_the_engine_is_larger_than_its_request_but_the_error_reply() {
         handler.handle(client, requests)
     });
     for datagram in datagrams() {
-        let received = Datagram {
-            peer: ([192, 0, 2, 1], 40_000).into(),
-            destination: Some(Destination { address: local, local, interface: 1 }),
-            payload: Bytes::from(datagram.clone()),
-            truncated: false,
-            mapped_over_ipv6: false,
-        };
-        engine.receive([received], std::time::Instant::now());
+        let destination = Some(Destination { address: local, local, interface: 1 });
+        let flow = Flow { peer: ([192, 0, 2, 1], 40_000).into(), destination };
+        engine.receive([Datagram::new(flow, Bytes::from(datagram.clone()))], std::time::Instant::now());
         let replies = std::mem::take(engine.outgoing());
         let expected = expected_reply(&datagram);
         assert_eq!(replies.len(), usize::from(expected.is_some()));
-        assert_eq!(replies.first().map(|reply| reply.payload.to_vec()), expected);
+        assert_eq!(replies.first().map(|reply| reply.outgoing.payload.to_vec()), expected);
     }
 }
 

@@ -71,17 +71,16 @@ impl Drop for NotedOnDrop<'_> {
     }
 }
 
-impl DatagramRequestHandler<BytesProtocol> for Noted {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Noted {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(packet) = requests.next().await else { return Ok(()) };
         Ok(client.send_packet(packet?).await?)
     }
 
-    async fn start(&self) -> Result<(), HandlerError> {
+    async fn start(&self, _: &ServerHandle) -> Result<(), HandlerError> {
         self.note("start");
         match self.start {
             Start::Succeeds => Ok(()),
@@ -104,11 +103,11 @@ impl DatagramRequestHandler<BytesProtocol> for Noted {
 }
 
 /// A server whose handler notes what happens, and the notes.
-fn noted(options: ServerOptions, start: Start) -> (UdpServer<BytesProtocol, Noted>, Arc<Mutex<Vec<&'static str>>>) {
-    let handler = Noted { start, ..Noted::default() };
+fn noted(options: ServerOptions, start: Start) -> (UdpServer, Arc<Mutex<Vec<&'static str>>>) {
+    let handler = Arc::new(Noted { start, ..Noted::default() });
     let events = Arc::clone(&handler.events);
-    let server = options.bind(BytesProtocol::default(), handler).unwrap();
-    *server.handler().address.lock().unwrap() = Some(server.local_addresses()[0]);
+    let server = options.bind(BytesProtocol::default(), Arc::clone(&handler)).unwrap();
+    *handler.address.lock().unwrap() = Some(server.local_addresses()[0]);
     (server, events)
 }
 
@@ -232,12 +231,11 @@ fn a_future_that_was_never_polled_neither_starts_nor_stops_the_handler() {
 /// Waits on after it has echoed a packet: `"forever"`, for no more requests, or for some time once the server closes.
 struct Lingers;
 
-impl DatagramRequestHandler<BytesProtocol> for Lingers {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Lingers {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(packet) = requests.next().await.transpose()? else { return Ok(()) };
         client.send_packet(packet.clone()).await?;
         if packet == "forever" {
@@ -320,8 +318,11 @@ fn joining_with_a_timeout_says_whether_the_server_has_stopped() {
 /// Panics when it is stopped.
 struct StopPanics(AtomicUsize);
 
-impl DatagramRequestHandler<BytesProtocol> for StopPanics {
-    async fn handle(&self, _: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for StopPanics {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, _: Client<Bytes>, _: Requests<Bytes>) -> Result<(), HandlerError> {
         Ok(())
     }
     async fn stop(&self) {
@@ -332,8 +333,9 @@ impl DatagramRequestHandler<BytesProtocol> for StopPanics {
 
 #[test]
 fn a_stop_that_panics_ends_the_server_and_runs_once() {
-    let server = UdpServer::bind(LOOPBACK, BytesProtocol::default(), StopPanics(AtomicUsize::new(0))).unwrap();
-    let (handle, handler) = (server.handle(), Arc::clone(server.handler()));
+    let handler = Arc::new(StopPanics(AtomicUsize::new(0)));
+    let server = UdpServer::bind(LOOPBACK, BytesProtocol::default(), Arc::clone(&handler)).unwrap();
+    let handle = server.handle();
     let mut server = blocking::UdpServer::from(server).start().unwrap();
     handle.shutdown();
     assert!(matches!(server.join_timeout(DEADLINE), Some(Err(ServeError::WorkerPanicked))));

@@ -17,12 +17,12 @@ use tokio::sync::Notify;
 
 use crate::harness::{DEADLINE, ask, connected, is_silent, receive, wait_for};
 
-type Server<H> = blocking::UdpServer<BytesProtocol, H>;
+type Server = blocking::UdpServer;
 
 /// Starts a server of plain bytes on loopback, in the background.
 fn serve<H>(handler: H) -> blocking::BackgroundServer
 where
-    H: DatagramRequestHandler<BytesProtocol> + Send + Sync + 'static,
+    H: DatagramRequestHandler<Request = Bytes, Response = Bytes>,
 {
     Server::bind("127.0.0.1:0", BytesProtocol::default(), handler).unwrap().start().unwrap()
 }
@@ -34,12 +34,11 @@ fn client_of(server: &ServerHandle) -> UdpSocket {
 /// A conversation: answers `open` and each packet after it until `close`, with the packets in order.
 struct Conversation(Arc<AtomicUsize>);
 
-impl DatagramRequestHandler<BytesProtocol> for Conversation {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Conversation {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         self.0.fetch_add(1, SeqCst);
         let mut said = Vec::new();
         while let Some(packet) = requests.next().await {
@@ -74,12 +73,11 @@ fn a_handler_that_waits_gets_its_clients_packets_in_order_and_others_go_on() {
 /// Holds the first packet of each client until told to go on; then answers it, and what follows in later calls.
 struct Held(Arc<Notify>);
 
-impl DatagramRequestHandler<BytesProtocol> for Held {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Held {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
         if packet.starts_with(b"hold") {
             self.0.notified().await;
@@ -106,19 +104,18 @@ fn what_a_client_sends_while_its_handler_is_busy_is_queued_within_a_bound() {
     }
     assert!(is_silent(&busy));
     assert_eq!(ask(&other, b"again"), b"again");
-    let stats = wait_for("the counters", || Some(server.handle().stats()).filter(|stats| stats.echoed == 19));
+    let stats = wait_for("the counters", || Some(server.handle().stats()).filter(|stats| stats.sent == 19));
     assert_eq!((stats.received, stats.handled, stats.dropped.of(DropReason::HandlerBusy)), (23, 19, 4));
 }
 
 /// Fails as it is told.
 struct Failing;
 
-impl DatagramRequestHandler<BytesProtocol> for Failing {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Failing {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(packet) = requests.next().await else { return Ok(()) };
         match &packet?[..] {
             b"panic" => panic!("told to"),
@@ -183,7 +180,7 @@ fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client(
     runtime.block_on(server.serve()).unwrap();
     drop(guard);
     let (stats, address) = asking.join().unwrap();
-    assert_eq!((stats.handled, stats.echoed), (6, 3));
+    assert_eq!((stats.handled, stats.sent), (6, 3));
     let lines = lines.0.lock().unwrap();
     let expected = format!("the request handler failed for {}: panic: told to", address.ip());
     assert!(lines.iter().any(|line| line.contains(&expected)), "{lines:?}");
@@ -223,12 +220,11 @@ struct Patient {
     saw_closing: Arc<AtomicUsize>,
 }
 
-impl DatagramRequestHandler<BytesProtocol> for Patient {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Patient {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
         assert!(!client.is_closing());
         client.send_packet(packet.clone()).await?;
@@ -276,12 +272,11 @@ fn a_handler_that_never_ends_does_not_keep_the_server_from_stopping() {
 /// Keeps every packet that it gets.
 struct Keeper(Mutex<Vec<Bytes>>);
 
-impl DatagramRequestHandler<BytesProtocol> for Keeper {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Keeper {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
         self.0.lock().unwrap().push(packet.clone());
         client.send_packet(packet).await?;
@@ -291,8 +286,8 @@ impl DatagramRequestHandler<BytesProtocol> for Keeper {
 
 #[test]
 fn packets_that_are_kept_stay_what_they_were() {
-    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Keeper(Mutex::default())).unwrap();
-    let inner = server.handler().clone();
+    let inner = Arc::new(Keeper(Mutex::default()));
+    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Arc::clone(&inner)).unwrap();
     let server = server.start().unwrap();
     let client = client_of(server.handle());
     let packet = |number: usize| format!("{number:>width$}", width = 1 + number * 37 % 3000).into_bytes();
@@ -308,12 +303,11 @@ fn packets_that_are_kept_stay_what_they_were() {
 /// Sends many replies for one request, more than the outbox holds, from within and from a task elsewhere.
 struct Many;
 
-impl DatagramRequestHandler<BytesProtocol> for Many {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Many {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         if let Some(Ok(packet)) = requests.next().await {
             let send = async move {
                 for number in 0..2000 {
@@ -343,16 +337,15 @@ fn more_replies_than_the_outbox_holds_wait_and_keep_their_order() {
 /// Tells how a client looks to a handler.
 struct Describes;
 
-impl DatagramRequestHandler<JsonProtocol> for Describes {
-    async fn handle(
-        &self,
-        client: Client<JsonProtocol>,
-        mut requests: Requests<JsonProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Describes {
+    type Request = Value;
+    type Response = Value;
+
+    async fn handle(&self, client: Client<Value>, mut requests: Requests<Value>) -> Result<(), HandlerError> {
         let packet = requests.next().await;
         assert!(client == client.clone() && client.interface() > 0);
         let reply = match packet {
-            Some(Ok(packet)) => serde_json::json!([packet, client.peer().to_string(), client.asked().to_string()]),
+            Some(Ok(packet)) => serde_json::json!([packet, client.peer().to_string(), client.local().to_string()]),
             Some(Err(error)) => serde_json::json!({"line": error.line(), "column": error.column()}),
             None => Value::Null,
         };
@@ -414,7 +407,7 @@ fn a_server_goes_from_bound_to_serving_to_stopped() {
         serving.await.unwrap().unwrap();
         handle.wait_for_phase(Phase::Stopped).await;
     });
-    assert_eq!((handle.is_serving(), handle.stats().echoed), (false, 1));
+    assert_eq!((handle.is_serving(), handle.stats().sent), (false, 1));
     UdpSocket::bind(address).expect("the port is free again");
 }
 
@@ -446,7 +439,7 @@ fn a_blocking_server_serves_this_thread_until_another_shuts_it_down() {
     });
     server.serve().unwrap();
     let handle = other.join().unwrap();
-    assert_eq!((handle.phase(), handle.stats().echoed), (Phase::Stopped, 1));
+    assert_eq!((handle.phase(), handle.stats().sent), (Phase::Stopped, 1));
 }
 
 #[test]
@@ -464,12 +457,15 @@ struct Hooks {
     stopped: AtomicUsize,
 }
 
-impl DatagramRequestHandler<BytesProtocol> for Hooks {
-    async fn handle(&self, client: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Hooks {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, _: Requests<Bytes>) -> Result<(), HandlerError> {
         let told = format!("{} {}", self.started.load(SeqCst), self.stopped.load(SeqCst));
         Ok(client.send_packet(told.into()).await?)
     }
-    async fn start(&self) -> Result<(), HandlerError> {
+    async fn start(&self, _: &ServerHandle) -> Result<(), HandlerError> {
         self.started.fetch_add(1, SeqCst);
         if self.refuse { Err("not today".into()) } else { Ok(()) }
     }
@@ -480,8 +476,8 @@ impl DatagramRequestHandler<BytesProtocol> for Hooks {
 
 #[test]
 fn start_and_stop_of_a_handler_run_once_around_the_requests() {
-    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Hooks::default()).unwrap();
-    let hooks = server.handler().clone();
+    let hooks = Arc::<Hooks>::default();
+    let server = Server::bind("127.0.0.1:0", BytesProtocol::default(), Arc::clone(&hooks)).unwrap();
     let server = server.start().unwrap();
     assert_eq!(ask(&client_of(server.handle()), b"?"), b"1 0");
     drop(server);
@@ -494,9 +490,12 @@ fn start_and_stop_of_a_handler_run_once_around_the_requests() {
 /// Notes the port of each request.
 struct Order(Mutex<Vec<u16>>);
 
-impl DatagramRequestHandler<BytesProtocol> for Order {
-    async fn handle(&self, client: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
-        self.0.lock().unwrap().push(client.asked().port());
+impl DatagramRequestHandler for Order {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, _: Requests<Bytes>) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(client.local().port());
         Ok(())
     }
 }
@@ -505,8 +504,8 @@ impl DatagramRequestHandler<BytesProtocol> for Order {
 fn a_flood_on_one_address_does_not_keep_a_worker_from_another() {
     let [flooded, other] = ["127.0.0.1:0"; 2].map(|address| address.parse().unwrap());
     let options = ServerOptions::new().listen(flooded).listen(other);
-    let server = options.bind(BytesProtocol::default(), Order(Mutex::default())).unwrap();
-    let order = Arc::clone(server.handler());
+    let order = Arc::new(Order(Mutex::default()));
+    let server = options.bind(BytesProtocol::default(), Arc::clone(&order)).unwrap();
     let [flooded, other] = server.local_addresses()[..] else { panic!("two addresses") };
     let client = connected(flooded);
     (0..250).for_each(|_| assert_eq!(client.send(b"flood").unwrap(), 5));
@@ -521,8 +520,11 @@ fn a_flood_on_one_address_does_not_keep_a_worker_from_another() {
 #[derive(Default)]
 struct Helped(std::sync::OnceLock<tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<Duration>>>);
 
-impl DatagramRequestHandler<BytesProtocol> for Helped {
-    async fn handle(&self, client: Client<BytesProtocol>, _: Requests<BytesProtocol>) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Helped {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, _: Requests<Bytes>) -> Result<(), HandlerError> {
         let (ask, answer) = tokio::sync::oneshot::channel();
         self.0.get().ok_or("not started")?.send(ask).await?;
         let slept = answer.await?;
@@ -530,7 +532,7 @@ impl DatagramRequestHandler<BytesProtocol> for Helped {
         Ok(())
     }
 
-    async fn start(&self) -> Result<(), HandlerError> {
+    async fn start(&self, _: &ServerHandle) -> Result<(), HandlerError> {
         let (questions, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<Duration>>(1);
         tokio::spawn(async move {
             while let Some(question) = asked.recv().await {
@@ -551,12 +553,11 @@ fn what_a_handler_starts_runs_while_the_blocking_server_serves() {
 /// Waits for a second packet, and says when there will be none.
 struct Second(Arc<Notify>);
 
-impl DatagramRequestHandler<BytesProtocol> for Second {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Second {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let first = requests.next().await;
         if first.is_some_and(|first| first.is_ok_and(|first| first == "hold")) {
             self.0.notified().await;
@@ -624,12 +625,11 @@ fn a_flood_leaves_turns_to_the_other_tasks_of_its_runtime() {
 /// Lets threads send to one client for as long as the server runs.
 struct Streaming;
 
-impl DatagramRequestHandler<BytesProtocol> for Streaming {
-    async fn handle(
-        &self,
-        client: Client<BytesProtocol>,
-        mut requests: Requests<BytesProtocol>,
-    ) -> Result<(), HandlerError> {
+impl DatagramRequestHandler for Streaming {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
         let Some(Ok(packet)) = requests.next().await else { return Ok(()) };
         if packet == "stream" {
             for _ in 0..2 {

@@ -110,7 +110,7 @@ fn a_journal_socket_that_nobody_reads_delays_no_echo_and_the_fields_are_exact() 
     assert_eq!(listening["SYSLOG_IDENTIFIER"], "echo-udpd");
     assert_eq!(listening["MESSAGE_ID"].len(), 32);
     let port: u16 = listening["LOCAL_PORT"].parse().unwrap();
-    assert_eq!(listening["MESSAGE"], format!("listening on [::]:{port} (IPv6 and IPv4)"));
+    assert_eq!(listening["MESSAGE"], format!("listening on [::]:{port} (IPv6 and IPv4), protocol json"));
     assert!(next()["MESSAGE"].starts_with("receive buffer of "));
 
     // The socket's queue is short: from here on the writer stands still.

@@ -70,7 +70,7 @@ fn readiness_reloads_and_status_are_datagrams_of_their_own() {
     let wrapper = ["env", &manager.variable()];
     let mut daemon = DaemonCommand::default().wrapped(&wrapper).listen("127.0.0.1:0").settings("").start();
     let first = manager.next();
-    let status = format!("STATUS=listening on 127.0.0.1:{} (IPv4); received 0, echoed 0", daemon.port());
+    let status = format!("STATUS=listening on 127.0.0.1:{} (IPv4), protocol json; received 0, echoed 0", daemon.port());
     assert!(first.starts_with(&status) && first.lines().count() == 1, "{first}");
     assert_eq!(manager.next(), "READY=1\n");
 
@@ -178,7 +178,10 @@ fn no_status_is_longer_than_the_service_manager_takes() {
     let (command, file) = DaemonCommand::default().settings(&settings).command();
     let process = Running::start(&mut manager.watched(&command));
     let status = manager.wait_for("STATUS=");
-    assert!(status.contains(" (IPv4) and 197 more; received 0, "), "{status}");
+    assert!(
+        status.contains(" (IPv4), protocol json: received 0, echoed 0; and 197 more; in all received 0, "),
+        "{status}"
+    );
     assert_eq!(manager.next(), "READY=1\n");
 
     std::fs::write(&file, format!("{} = 1", "k".repeat(100_000))).unwrap();

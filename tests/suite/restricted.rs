@@ -49,7 +49,7 @@ fn without_ipv6_the_wildcard_still_serves_ipv4_and_says_so() {
     let mut process = Running::start(&mut command);
     let address = process.find_line("its address", |line| {
         let (_, rest) = line.split_once("listening on ")?;
-        rest.strip_suffix(" (IPv4)")?.parse::<std::net::SocketAddr>().ok()
+        rest.strip_suffix(" (IPv4), protocol json")?.parse::<std::net::SocketAddr>().ok()
     });
     process
         .find_line("the fall back", |line| line.contains("IPv6 is not available: listening on 0.0.0.0:").then_some(()));

@@ -19,6 +19,16 @@ macro_rules! choice {
             $($(#[$attribute])* $variant,)+
         }
 
+        impl $name {
+            /// The name in the settings file.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 deserializer.deserialize_str(OneOf {
@@ -33,9 +43,7 @@ macro_rules! choice {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(match self {
-                    $(Self::$variant => $text,)+
-                })
+                serializer.serialize_str(self.name())
             }
         }
     };

@@ -53,7 +53,10 @@ fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
                 Some(container.sh("systemctl status echo-udpd"))
                     .filter(|status| status.contains("received 3, echoed 3,"))
             });
-            assert!(status.contains("Status: \"listening on [::]:9000 (IPv6 and IPv4); received 3,"), "{status}");
+            assert!(
+                status.contains("Status: \"listening on [::]:9000 (IPv6 and IPv4), protocol json; received 3,"),
+                "{status}"
+            );
             let most = if sockets == Sockets::UnitOnly { 2 } else { 11 };
             container.sh(&format!("systemd-analyze security --no-pager --threshold={most} echo-udpd.service"));
             let resident = container.sh(&format!("grep VmRSS /proc/{}/status", container.main_pid()));

@@ -1,21 +1,19 @@
 //! A server made from settings and inherited sockets: bound, announced, started, and controlled until it stops.
 
 use std::net::UdpSocket;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::{Control, Inbox, Started};
+use super::echo_services::EchoServices;
 use super::exit::DaemonError;
 use super::logging::Logging;
 use super::operator::Operator;
 use super::report::{self, SocketSource};
+use super::settings::Settings;
 use super::settings::source::{Loaded, Source};
-use super::settings::{InvalidJson, Reloadable, Settings};
 use super::systemd::ServiceManager;
 use super::systemd::sockets::{self, Inherited};
-use crate::handler::{EchoPacket, EchoRequestHandler};
 use crate::message_id;
-use crate::protocol::DatagramProtocol;
 use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
 use crate::socket::{BindError, BindTarget, kernel_drops};
@@ -23,52 +21,44 @@ use crate::socket::{BindError, BindTarget, kernel_drops};
 /// How long a service manager may take to close a socket.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a running service reports to and takes requests from.
-pub(super) struct Service<'a> {
+/// What a running daemon reports to and takes requests from.
+pub(super) struct Surroundings<'a> {
     pub(super) inbox: &'a Inbox,
     pub(super) manager: &'a ServiceManager,
     pub(super) logging: &'a Logging,
 }
 
-impl Service<'_> {
+impl Surroundings<'_> {
     /// Serves until the daemon is asked to stop.
-    pub(super) fn run<T, P>(&self, source: Source, loaded: &Loaded, inherited: Inherited) -> Result<(), DaemonError>
-    where
-        T: EchoPacket + Clone + Send + Sync + 'static,
-        P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
-    {
+    pub(super) fn run(&self, source: Source, loaded: &Loaded, inherited: Inherited) -> Result<(), DaemonError> {
         let by_socket_unit = !inherited.handed_over.is_empty();
-        let (server, handler) = self.start::<T, P>(loaded, inherited)?;
+        let services = EchoServices::new(&loaded.settings.reloadable());
+        let server = self.start(loaded, &services, inherited)?;
         let handle = server.handle().clone();
         let listen = &loaded.settings.listen;
         let operator = Operator::new(handle.clone(), listen, self.manager, self.logging);
         let started = Started { settings: loaded.settings.clone(), by_socket_unit };
         let control = Control::new(server, self.inbox, operator, source, started, |live| {
-            put_in_force(&handler, live, || handle.set_policy(&live.policy));
+            services.put_in_force(live, || handle.set_policy(&live.policy));
         });
         control.run().map_err(DaemonError::Ended)
     }
 
-    fn start<T, P>(
+    fn start(
         &self,
         loaded: &Loaded,
+        services: &EchoServices,
         inherited: Inherited,
-    ) -> Result<(BackgroundServer, Arc<EchoRequestHandler<T>>), DaemonError>
-    where
-        T: EchoPacket + Clone + Send + Sync + 'static,
-        P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
-    {
+    ) -> Result<BackgroundServer, DaemonError> {
         let settings = &loaded.settings;
-        let handler = EchoRequestHandler::new();
         let live = settings.reloadable();
-        apply(&handler, &live);
         let (options, mut socket_source) = self.choose_sockets(settings, inherited)?;
         let options = options
             .workers(settings.worker_count())
             .policy(live.policy.clone())
             .receive_buffer(settings.receive_buffer_bytes.value() as usize)
             .send_buffer(settings.send_buffer_bytes.value() as usize);
-        let server = options.bind(P::default(), handler)?;
+        let server = options.bind_service(services.of(settings.reply.protocol))?;
         if socket_source.handed_over == 0 {
             // But for a free port that was taken: it is not asked for again.
             let asked_for = |port| settings.listen.addresses().iter().any(|wanted| wanted.port() == port);
@@ -86,8 +76,7 @@ impl Service<'_> {
         report::sockets(&socket_source, handle.listeners(), settings);
         report::workers(server.workers(), settings);
         report::exempt(&live);
-        let handler = Arc::clone(server.handler());
-        Ok((UdpServer::from(server).start().map_err(DaemonError::Serve)?, handler))
+        UdpServer::from(server).start().map_err(DaemonError::Serve)
     }
 
     /// Those of socket units if there are any, else those of the settings' addresses, kept from the previous run or
@@ -115,40 +104,5 @@ impl Service<'_> {
         let options = kept.into_iter().fold(options, ServerOptions::reuse_socket);
         // Until the service manager has closed what is not kept any longer.
         Ok((if some_gone { options.bind_timeout(CLOSED_WITHIN) } else { options }, source))
-    }
-}
-
-/// Puts live settings in force, those that narrow what gets a reply before those that widen it: at no moment does a
-/// source get what only the other of the old and the new settings would give it.
-fn put_in_force<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable, set_policy: impl FnOnce()) {
-    if live.invalid_json != InvalidJson::Error {
-        handler.set_answer_invalid(false);
-    }
-    set_policy();
-    apply(handler, live);
-}
-
-/// Puts in force what of the live settings is the handler's.
-fn apply<T: EchoPacket>(handler: &EchoRequestHandler<T>, live: &Reloadable) {
-    handler.set_answer_invalid(live.invalid_json == InvalidJson::Error);
-    handler.log.set(live.request_log);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::serializer::RawJson;
-
-    #[test]
-    fn error_replies_are_off_before_access_is_wider_and_on_after_it_is_narrower() {
-        let handler = EchoRequestHandler::<RawJson>::new();
-        let replies = || format!("{handler:?}").contains("answer_invalid: true");
-        let mut seen = Vec::new();
-        for invalid_json in [InvalidJson::Ignore, InvalidJson::Error, InvalidJson::Error] {
-            let live = Reloadable { invalid_json, ..Settings::default().reloadable() };
-            put_in_force(&handler, &live, || seen.push(replies()));
-            seen.push(replies());
-        }
-        assert_eq!(seen, [false, false, false, true, true, true]);
     }
 }

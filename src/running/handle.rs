@@ -1,48 +1,23 @@
-//! The outside's view of a server: where it listens, whether it serves, its counters, and how to stop it.
+//! The state that the workers and the handles of a server share, and the handle itself.
 
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::heartbeat::Heartbeat;
+use super::{Closing, DropLog, Heartbeat, Listener};
 use crate::admission::{Admission, Policy};
-use crate::handler::DropLog;
-use crate::socket::{BoundSocket, Families, kernel_drops};
+use crate::socket::kernel_drops;
 use crate::stats::{Counters, DropReason, Stats};
-
-/// An address that a server listens on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Listener {
-    /// The address, with the real port.
-    pub address: SocketAddr,
-    /// The families that it answers.
-    pub families: Families,
-    /// Bytes of receive buffer that the kernel granted.
-    pub receive_buffer: usize,
-    /// Bytes of send buffer that the kernel granted.
-    pub send_buffer: usize,
-}
-
-impl From<&BoundSocket> for Listener {
-    fn from(bound: &BoundSocket) -> Self {
-        Self {
-            address: bound.address,
-            families: bound.families,
-            receive_buffer: bound.receive_buffer,
-            send_buffer: bound.send_buffer,
-        }
-    }
-}
 
 /// The progress of a server; it never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Phase {
     /// Bound, not receiving yet.
     Bound,
@@ -50,38 +25,49 @@ pub enum Phase {
     Serving,
     /// Asked to stop.
     Closing,
-    /// Every socket is closed, and the handler has stopped.
+    /// Every socket is closed, and the handlers have stopped.
     Stopped,
 }
 
 /// The state that the workers and the handles of a server share.
-pub(super) struct Shared {
-    pub(super) listeners: Vec<Listener>,
-    pub(super) admission: Arc<Admission>,
-    pub(super) drops: Arc<DropLog>,
-    pub(super) closing: Arc<AtomicBool>,
+pub(crate) struct Shared {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) drops: Arc<DropLog>,
+    pub(crate) closing: Arc<Closing>,
     /// The time that handlers which wait have left once the server closes.
-    pub(super) grace: Duration,
+    pub(crate) grace: Duration,
     phase: watch::Sender<Phase>,
-    watched: OnceLock<Vec<SocketMonitor>>,
+    sockets: OnceLock<Vec<SocketMonitor>>,
     /// Sockets that are not received from yet.
     idle: AtomicUsize,
-    /// Holds on the server: its open sockets, and its handler.
+    /// Holds on the server: its open sockets, and its handlers.
     open: AtomicUsize,
 }
 
 /// A socket, as the outside sees it.
-pub(super) struct SocketMonitor {
-    pub(super) socket: Weak<UdpSocket>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) heartbeat: Arc<Heartbeat>,
+pub(crate) struct SocketMonitor {
+    pub(crate) socket: Weak<UdpSocket>,
+    /// The index of its listener.
+    pub(crate) listener: usize,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
 }
 
-/// Held with each open socket of a server, and by what stops its handler.
-pub(super) struct OpenGuard(Arc<Shared>);
+impl SocketMonitor {
+    fn stats(&self) -> Stats {
+        if let Some(drops) = self.socket.upgrade().and_then(|socket| kernel_drops(socket.as_fd()).ok()) {
+            self.counters.set_kernel_drops(drops);
+        }
+        self.counters.snapshot()
+    }
+}
+
+/// Held with each open socket of a server, and by what stops its handlers.
+pub(crate) struct OpenGuard(Arc<Shared>);
 
 impl OpenGuard {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.open.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(shared))
     }
@@ -96,7 +82,7 @@ impl Drop for OpenGuard {
 }
 
 impl Shared {
-    pub(super) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize, grace: Duration) -> Self {
+    pub(crate) fn new(listeners: Vec<Listener>, admission: Admission, sockets: usize, grace: Duration) -> Self {
         Self {
             listeners,
             admission: admission.into(),
@@ -104,45 +90,45 @@ impl Shared {
             closing: Arc::default(),
             grace,
             phase: watch::Sender::new(Phase::Bound),
-            watched: OnceLock::new(),
+            sockets: OnceLock::new(),
             idle: sockets.into(),
             open: AtomicUsize::new(0),
         }
     }
 
-    /// Says which sockets make up the server.
-    pub(super) fn watch(&self, sockets: impl Iterator<Item = SocketMonitor>) {
-        self.watched.get_or_init(|| sockets.collect());
+    /// Notes the sockets that make up the server.
+    pub(crate) fn monitor(&self, sockets: impl Iterator<Item = SocketMonitor>) {
+        self.sockets.get_or_init(|| sockets.collect());
     }
 
-    fn watched(&self) -> &[SocketMonitor] {
-        self.watched.get().map_or(&[], Vec::as_slice)
+    fn sockets(&self) -> &[SocketMonitor] {
+        self.sockets.get().map_or(&[], Vec::as_slice)
     }
 
-    /// Says that one more socket is received from.
-    pub(super) fn now_serving(&self) {
+    /// Notes that one more socket is received from.
+    pub(crate) fn now_serving(&self) {
         if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.advance(Phase::Serving);
         }
     }
 
     /// Closes the server, and wakes its loops in two ways: one of them may fail.
-    pub(super) fn shutdown(&self) {
-        self.closing.store(true, Ordering::Relaxed);
+    pub(crate) fn shutdown(&self) {
+        self.closing.begin();
         self.advance(Phase::Closing);
         self.wake();
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.has_begun()
     }
 
     fn wake(&self) {
-        self.watched().iter().for_each(|watched| watched.heartbeat.wake());
+        self.sockets().iter().for_each(|socket| socket.heartbeat.wake());
     }
 
     /// Ready once the server closes.
-    pub(super) fn closing(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
         wait_for(self.phase.subscribe(), Phase::Closing)
     }
 
@@ -177,7 +163,7 @@ impl std::fmt::Debug for ServerHandle {
 }
 
 impl ServerHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self(shared)
     }
 
@@ -200,7 +186,7 @@ impl ServerHandle {
     }
 
     /// Asks the server to stop: a handler that is still starting is interrupted, batches in hand are finished, and
-    /// handlers that wait have the [grace](super::ServerOptions::shutdown_grace) to end. Never panics.
+    /// handlers that wait have the [grace](crate::server::ServerOptions::shutdown_grace) to end. Never panics.
     pub fn shutdown(&self) {
         self.0.shutdown();
     }
@@ -227,28 +213,32 @@ impl ServerHandle {
         wait_for(self.0.phase.subscribe(), phase).await;
     }
 
-    /// Asks every loop for a proof that it turns and can ask its socket for datagrams; an idle one wakes for it.
+    /// Asks every loop for a heartbeat, which shows that it turns and can ask its socket for datagrams; an idle one
+    /// wakes for it.
     pub fn request_heartbeats(&self) {
-        self.0.watched().iter().for_each(|watched| watched.heartbeat.ask());
+        self.0.sockets().iter().for_each(|socket| socket.heartbeat.request());
     }
 
-    /// The number of proofs that each loop has given, one for each time that it was asked and could.
+    /// The number of heartbeats of each loop: one for each time that it was asked and could.
     #[must_use]
     pub fn heartbeats(&self) -> Vec<u64> {
-        self.0.watched().iter().map(|watched| watched.heartbeat.heartbeats()).collect()
+        self.0.sockets().iter().map(|socket| socket.heartbeat.beats()).collect()
     }
 
-    /// The counters of all workers together.
+    /// The counters of all listeners together.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        for SocketMonitor { socket, counters, .. } in self.0.watched() {
-            if let Some(drops) = socket.upgrade().and_then(|socket| kernel_drops(socket.as_fd()).ok()) {
-                counters.set_kernel_drops(drops);
-            }
-            stats += counters.snapshot();
-        }
-        stats
+        let mut sum = Stats::default();
+        self.0.sockets().iter().for_each(|socket| sum += socket.stats());
+        sum
+    }
+
+    /// The counters of each of the [`listeners`](Self::listeners), in their order.
+    #[must_use]
+    pub fn listener_stats(&self) -> Vec<Stats> {
+        let mut sums = vec![Stats::default(); self.0.listeners.len()];
+        self.0.sockets().iter().for_each(|socket| sums[socket.listener] += socket.stats());
+        sums
     }
 }
 
@@ -273,12 +263,14 @@ mod tests {
         let admission = Admission::new([], &Policy::open());
         let server = ServerHandle::new(Shared::new(Vec::new(), admission, 1, Duration::ZERO).into());
         let heartbeat = Arc::<Heartbeat>::default();
-        let watched =
-            SocketMonitor { socket: Weak::new(), counters: Arc::default(), heartbeat: Arc::clone(&heartbeat) };
-        server.0.watch([watched].into_iter());
+        let counters = Arc::default();
+        let monitor = SocketMonitor { socket: Weak::new(), listener: 0, counters, heartbeat: Arc::clone(&heartbeat) };
+        server.0.monitor([monitor].into_iter());
         let waker = Arc::new(Failing).into();
         let mut closing = pin!(server.0.closing());
+        let mut sign = pin!(Arc::clone(&server.0.closing).wait());
         assert!(closing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(sign.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         heartbeat.poll_requested(&waker);
         server.shutdown();
         heartbeat.poll_requested(&waker);

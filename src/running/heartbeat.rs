@@ -1,4 +1,4 @@
-//! The heartbeat of one loop: proof from it that it turns, and ways to wake it from outside.
+//! The heartbeat of one loop: a sign from it that it turns, and ways to wake it from outside.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,58 +8,58 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use tokio::runtime::Handle;
 
-/// Proof that a socket's loop turns: asked for from outside, given by the loop once it could ask the socket for
+/// A sign that a socket's loop turns: requested from outside, given by the loop once it could ask the socket for
 /// datagrams.
 ///
 /// A wake-up is a `write(2)` to the eventfd of the loop's runtime, and tokio panics where that fails. The waker does
 /// not write a second time, for it takes the loop for woken; a new task on the runtime does.
 #[derive(Default)]
-pub(super) struct Heartbeat {
-    asked: AtomicBool,
-    proofs: AtomicU64,
+pub(crate) struct Heartbeat {
+    requested: AtomicBool,
+    beats: AtomicU64,
     waker: AtomicWaker,
     /// The runtime that the loop is on, while it runs.
     runtime: Mutex<Option<Handle>>,
 }
 
 /// Held while a loop runs.
-pub(super) struct OnRuntime<'a>(&'a Heartbeat);
+pub(crate) struct OnRuntime<'a>(&'a Heartbeat);
 
 impl Heartbeat {
     /// Notes the runtime that the loop is on, until the guard is dropped.
-    pub(super) fn on_runtime(&self) -> OnRuntime<'_> {
+    pub(crate) fn on_runtime(&self) -> OnRuntime<'_> {
         *self.runtime() = Handle::try_current().ok();
         OnRuntime(self)
     }
 
-    pub(super) fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
+    pub(crate) fn request(&self) {
+        self.requested.store(true, Ordering::Release);
         if !self.wake_loop() {
             self.wake_runtime();
         }
     }
 
     /// Wakes the loop in both ways.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wake_loop();
         self.wake_runtime();
     }
 
-    /// The number of proofs so far.
-    pub(super) fn heartbeats(&self) -> u64 {
-        self.proofs.load(Ordering::Relaxed)
+    /// The number of beats so far.
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the loop is asked; it is woken with this when it will be.
-    pub(super) fn poll_requested(&self, waker: &Waker) -> bool {
+    /// Returns whether a beat is requested; if not, this waker is woken when one is.
+    pub(crate) fn poll_requested(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
-        self.asked.load(Ordering::Acquire)
+        self.requested.load(Ordering::Acquire)
     }
 
-    /// The loop could ask its socket.
-    pub(super) fn beat(&self) {
-        if self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel) {
-            self.proofs.fetch_add(1, Ordering::Relaxed);
+    /// Counts a beat, if one is requested: the loop could ask its socket.
+    pub(crate) fn beat(&self) {
+        if self.requested.load(Ordering::Relaxed) && self.requested.swap(false, Ordering::AcqRel) {
+            self.beats.fetch_add(1, Ordering::Relaxed);
         }
     }
 

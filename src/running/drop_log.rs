@@ -58,8 +58,8 @@ impl DropLog {
         self.examples[reason as usize].take()
     }
 
-    /// Records that a datagram of `peer` to the address `local` gets no reply.
-    pub(crate) fn record(&self, reason: DropReason, peer: SocketAddr, local: SocketAddr) {
+    /// Records that a datagram of `peer` to the address `local`, where `service` is, gets no reply.
+    pub(crate) fn record(&self, reason: DropReason, peer: SocketAddr, local: SocketAddr, service: &'static str) {
         self.examples[reason as usize].note(peer);
         if tracing::enabled!(Level::DEBUG) && self.limiter.allow(Instant::now()) {
             tracing::debug!(
@@ -68,6 +68,7 @@ impl DropLog {
                 peer_port = peer.port(),
                 local_address = %local.ip(),
                 local_port = local.port(),
+                listener_protocol = service,
                 drop_reason = reason.name(),
                 "no reply to {peer}, which asked {local}: {reason}",
             );
@@ -84,12 +85,12 @@ mod tests {
         let log = DropLog::default();
         let peer = |port| SocketAddr::from(([192, 0, 2, 7], port));
         for port in 1..4 {
-            log.record(DropReason::SourcePort, peer(port), peer(9000));
+            log.record(DropReason::SourcePort, peer(port), peer(9000), "json");
         }
         assert_eq!(log.take_example(DropReason::Access), None);
         assert_eq!(log.take_example(DropReason::SourcePort), Some(peer(1)));
         assert_eq!(log.take_example(DropReason::SourcePort), None);
-        log.record(DropReason::SourcePort, peer(4), peer(9000));
+        log.record(DropReason::SourcePort, peer(4), peer(9000), "json");
         assert_eq!(log.take_example(DropReason::SourcePort), Some(peer(4)));
     }
 }

@@ -1,0 +1,92 @@
+//! The line of `systemctl status`: where the daemon listens, and the counters that matter.
+
+use std::time::Instant;
+
+use super::report::{describe, first_few};
+use super::settings::Listen;
+use crate::server::ServerHandle;
+use crate::stats::{COUNTERS, DropReason, Stats};
+
+/// The number of listeners that the line names.
+const LISTENERS_SHOWN: usize = 3;
+
+/// What the line is made of.
+pub(super) struct Status {
+    listeners: Vec<String>,
+    /// The counters of each listener, if there are several.
+    by_listener: Vec<Stats>,
+    /// What the last reload left to say.
+    pub(super) note: String,
+    /// The counters of the last tick but one and of the last, each with its time.
+    ticks: [(Instant, Stats); 2],
+}
+
+impl Status {
+    pub(super) fn new(server: &ServerHandle, listen: &Listen) -> Self {
+        let now = (Instant::now(), server.stats());
+        let listeners = server.listeners().iter().map(|listener| describe(listener, listen)).collect();
+        Self { listeners, by_listener: by_listener(server), note: String::new(), ticks: [now, now] }
+    }
+
+    /// Takes the counters of this moment; rates are those since the last time.
+    pub(super) fn tick(&mut self, now: Instant, stats: Stats, server: &ServerHandle) {
+        self.ticks.swap(0, 1);
+        self.ticks[1] = (now, stats);
+        self.by_listener = by_listener(server);
+    }
+
+    pub(super) fn line(&self) -> String {
+        let totals = COUNTERS.iter().filter_map(|counter| match (counter.status?, counter.reason) {
+            (label, None) => Some(format!("{label} {}", self.count(|stats| counter.read(stats)))),
+            // The reasons share a place.
+            (label, Some(reason)) => (reason == DropReason::ALL[0]).then(|| format!("{label} {}", self.dropped())),
+        });
+        let totals = totals.collect::<Vec<_>>().join(", ");
+        let in_all = if self.by_listener.is_empty() { "" } else { "in all " };
+        format!("listening on {}; {in_all}{totals}{}", self.listeners(), self.note)
+    }
+
+    /// The listeners, and if there are several what each received and sent.
+    fn listeners(&self) -> String {
+        let mut stats = self.by_listener.iter();
+        let shown = self.listeners.iter().map(|listener| match stats.next() {
+            Some(Stats { received, sent, .. }) => format!("{listener}: received {received}, echoed {sent}"),
+            None => listener.clone(),
+        });
+        first_few(shown, LISTENERS_SHOWN, "; ")
+    }
+
+    /// A number, and how fast it grows.
+    fn count(&self, of: impl Fn(&Stats) -> u64) -> String {
+        match self.rate(&of) {
+            Some(rate) => format!("{} ({rate})", of(&self.ticks[1].1)),
+            None => of(&self.ticks[1].1).to_string(),
+        }
+    }
+
+    /// The number of drops, how fast it grows, and the reasons of which there were any.
+    fn dropped(&self) -> String {
+        let dropped = &self.ticks[1].1.dropped;
+        let counts = DropReason::ALL.map(|reason| (reason, dropped.of(reason)));
+        let reasons: Vec<_> =
+            counts.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
+        let details = [self.rate(|stats| stats.dropped.total()), (!reasons.is_empty()).then(|| reasons.join(", "))];
+        let details: Vec<_> = details.into_iter().flatten().collect();
+        match details.is_empty() {
+            true => dropped.total().to_string(),
+            false => format!("{} ({})", dropped.total(), details.join("; ")),
+        }
+    }
+
+    /// How often a second, where it is at least once.
+    fn rate(&self, of: impl Fn(&Stats) -> u64) -> Option<String> {
+        let [(since, before), (now, stats)] = &self.ticks;
+        let rate = ((of(stats) - of(before)) as f64 / now.duration_since(*since).as_secs_f64()).round();
+        (rate >= 1.0).then(|| format!("{rate}/s"))
+    }
+}
+
+/// The counters of each listener, if there are several.
+fn by_listener(server: &ServerHandle) -> Vec<Stats> {
+    if server.listeners().len() > 1 { server.listener_stats() } else { Vec::new() }
+}
