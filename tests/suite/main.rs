@@ -18,6 +18,7 @@ mod json;
 mod library_client;
 mod library_lifecycle;
 mod library_server;
+mod library_services;
 mod log;
 mod neighbours;
 mod netcat;

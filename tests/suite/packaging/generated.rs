@@ -3,6 +3,7 @@
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
+use echo_udpd::stats::COUNTERS;
 use echo_udpd::{client_program, daemon};
 
 pub(super) const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
@@ -45,8 +46,24 @@ fn region(name: &str) -> String {
         "options" => options(&daemon::command_line()),
         "commands" => client_program::command_line().get_subcommands().map(subcommand).collect(),
         "settings" => settings(),
+        "counters" => counters(),
         _ => panic!("no region {name}"),
     }
+}
+
+/// The table of all counters.
+fn counters() -> String {
+    let mut text = Roff::new();
+    for counter in COUNTERS {
+        text.control("TP", []);
+        text.text([bold(counter.echo_name)]);
+        let side = counter.reason.map_or("", |reason| match reason.is_before_handler() {
+            true => " Before the handler.",
+            false => " After the handler.",
+        });
+        text.text([roman(format!("{}{side}", counter.help()))]);
+    }
+    text.to_roff()
 }
 
 fn options(command: &clap::Command) -> String {
