@@ -1,10 +1,10 @@
 //! The client: packets to one server, and only from it.
 //!
 //! A connected socket: the kernel passes on what that endpoint sends and nothing else, and "connection refused" (an
-//! ICMP port unreachable) comes back as an error. [`blocking`] is the twin without a runtime. Knows no server.
+//! ICMP port unreachable) comes back as an error. `blocking` is the twin without a runtime. Knows no server.
 
 mod asynchronous;
-pub mod blocking;
+pub(crate) mod blocking;
 mod connect;
 mod error;
 pub(crate) mod link;

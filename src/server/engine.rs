@@ -205,7 +205,7 @@ where
         self.core.sending.counters.publish(&mut self.core.pending);
     }
 
-    /// The counters as of the last [`settle`](Self::settle).
+    /// The counters as of the last [`publish`](Self::publish).
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.core.sending.counters.snapshot()

@@ -4,7 +4,7 @@
 //! own thread, runtime and sockets. Knows no settings file and no service manager.
 
 mod backlog;
-pub mod blocking;
+pub(crate) mod blocking;
 pub mod engine;
 mod lifecycle;
 mod options;

@@ -38,7 +38,7 @@ enum Turn {
     /// Something was received or is to be sent.
     Progress,
     /// The socket cannot be read.
-    Fault,
+    ReceiveFailed,
     /// The server is closing.
     Closing,
 }
@@ -50,7 +50,7 @@ enum Received {
     /// The socket was empty.
     Nothing,
     /// The socket cannot be read.
-    Fault,
+    Failed,
 }
 
 pub(super) struct Worker<'h, Q, R, M, F>
@@ -73,7 +73,7 @@ where
 struct Input {
     batch: ReceiveBatch,
     /// Receive errors in a row.
-    faults: u32,
+    failures: u32,
 }
 
 impl Input {
@@ -88,12 +88,12 @@ impl Input {
         for _ in 0..INTERRUPTIONS {
             match self.batch.receive(socket.as_fd()) {
                 Ok(_) => {
-                    self.faults = 0;
+                    self.failures = 0;
                     engine.receive(self.batch.datagrams(), Instant::now());
                     return Received::Batch;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.faults = 0;
+                    self.failures = 0;
                     return Received::Nothing;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -103,16 +103,16 @@ impl Input {
                 }
             }
         }
-        self.faults += 1;
+        self.failures += 1;
         engine.count_receive_error();
-        Received::Fault
+        Received::Failed
     }
 
     /// One error may be caused by an earlier packet (ICMP); a second in a row is likely to stay.
     fn pause(&self) -> Duration {
-        match self.faults {
+        match self.failures {
             0..=1 => Duration::ZERO,
-            faults => LONGEST_PAUSE.min(Duration::from_millis(1 << (faults - 1).min(10))),
+            failures => LONGEST_PAUSE.min(Duration::from_millis(1 << (failures - 1).min(10))),
         }
     }
 }
@@ -127,7 +127,7 @@ where
     /// Makes ready to serve a socket on the runtime that this is called on.
     pub(super) fn new(engine: Engine<'h, Q, R, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
         let io = watch_readable(socket)?;
-        let input = Input { batch: ReceiveBatch::new(), faults: 0 };
+        let input = Input { batch: ReceiveBatch::new(), failures: 0 };
         let send = SendBatch::new(ipv6_socket);
         Ok(Self { engine, io, input, send, backlog: Backlog::default(), retry: None })
     }
@@ -144,7 +144,7 @@ where
                 Turn::Progress if self.input.batch.is_full() => yield_now().await,
                 // Nor must handlers that send from elsewhere.
                 Turn::Progress => consume_budget().await,
-                Turn::Fault => {
+                Turn::ReceiveFailed => {
                     let mut pause = pin!(sleep(self.input.pause()));
                     self.flush_until(poll_fn(|context| match closing.as_mut().poll(context) {
                         Poll::Ready(()) => Poll::Ready(()),
@@ -179,7 +179,7 @@ where
                     Poll::Pending
                 }
                 Received::Batch => Poll::Ready(true),
-                Received::Fault => Poll::Ready(false),
+                Received::Failed => Poll::Ready(false),
             };
         }
         match received {
@@ -187,7 +187,7 @@ where
                 heartbeat.beat();
                 Poll::Ready(Turn::Progress)
             }
-            Poll::Ready(false) => Poll::Ready(Turn::Fault),
+            Poll::Ready(false) => Poll::Ready(Turn::ReceiveFailed),
             Poll::Pending if driven.is_ready() || self.poll_retry(context).is_ready() => Poll::Ready(Turn::Progress),
             Poll::Pending => closing.poll(context).map(|()| Turn::Closing),
         }
@@ -199,7 +199,7 @@ where
         loop {
             // Taken before the call: an announcement that comes during it is not cleared.
             let Ok(mut ready) = std::task::ready!(io.poll_read_ready(context)) else {
-                input.faults += 1;
+                input.failures += 1;
                 return Poll::Ready(false);
             };
             let received = input.receive(io.get_ref(), engine);
@@ -211,7 +211,7 @@ where
             match received {
                 Received::Batch => return Poll::Ready(true),
                 Received::Nothing => {}
-                Received::Fault => return Poll::Ready(false),
+                Received::Failed => return Poll::Ready(false),
             }
         }
     }
