@@ -1,4 +1,4 @@
-//! What identifies a kind of event: the field `message_id` of every event but those of requests.
+//! Identifiers of kinds of events: the field `message_id` of every event but those of requests.
 //!
 //! In the journal it is MESSAGE_ID (systemd.journal-fields(7)); the catalog `packaging/systemd/echo-udpd.catalog` says
 //! for each what it means and what to do. Requests have the target

@@ -26,7 +26,7 @@ macro_rules! counters {
             $last:ident: $last_unit:ident of $last_owner:ident $(, $last_status:literal)?;
         )+
     ) => {
-        /// What happened since the server was bound.
+        /// Counts since the server was bound.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
@@ -215,9 +215,9 @@ pub struct Counter {
     /// The name that the echo daemon shows: `echoed` for `sent`, else the same.
     pub echo_name: &'static str,
     help: &'static str,
-    /// What is counted.
+    /// The unit of what is counted.
     pub unit: Unit,
-    /// What it is a property of.
+    /// The part that it is a property of.
     pub owner: Owner,
     /// The reason, of a counter of drops.
     pub reason: Option<DropReason>,
@@ -227,7 +227,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// What is counted, in a sentence or two.
+    /// The help: what is counted, in a sentence or two.
     #[must_use]
     pub fn help(&self) -> &'static str {
         self.help.trim_start()
@@ -240,7 +240,7 @@ impl Counter {
     }
 }
 
-/// What a counter counts.
+/// The unit of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unit {
@@ -254,7 +254,7 @@ pub enum Unit {
     Lines,
 }
 
-/// What a counter is a property of.
+/// The part that a counter is a property of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Owner {

@@ -1,4 +1,4 @@
-//! What can go wrong between a client and its server.
+//! Errors between a client and its server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::protocol::DatagramProtocolParseError;
 use crate::serializer::SerializeError;
 
-/// What can go wrong between a client and its server.
+/// An error between a client and its server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {

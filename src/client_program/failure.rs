@@ -56,7 +56,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// What a client's error means, at this address and with this time to wait.
+    /// The failure that a client's error means, at this address and with this time to wait.
     pub(super) fn of_client(error: ClientError, address: String, wait: Duration) -> Self {
         match error {
             error if error.is_refused() => Self::Refused { address },

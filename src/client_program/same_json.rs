@@ -13,7 +13,7 @@ pub(super) fn is_same(a: &RawValue, b: &RawValue) -> bool {
     Pieces::of(a).eq(Pieces::of(b))
 }
 
-/// What a JSON text is made of, once blanks and escapes are gone.
+/// A part of a JSON text, once blanks and escapes are gone.
 #[derive(Debug, PartialEq, Eq)]
 enum Piece {
     /// A character of a token outside strings, or a quote at either end of a string. In valid JSON one of these, never

@@ -48,7 +48,7 @@ impl Send {
         judge(self.server.show(address), &packet, &reply)
     }
 
-    /// What to send; standard input is read up to this limit.
+    /// The packet to send; standard input is read up to this limit.
     fn packet(&self, limit: usize) -> Result<Bytes, Failure> {
         match self.json.as_deref() {
             Some("-") => {
@@ -107,7 +107,7 @@ fn judge(address: String, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> 
     }
 }
 
-/// What `{"error":"TEXT"}` says, escaped as the line `Received:` shows it.
+/// The text of `{"error":"TEXT"}`, escaped as the line `Received:` shows it.
 fn error_text(reply: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct ErrorReply<'a> {

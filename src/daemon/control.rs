@@ -1,4 +1,4 @@
-//! What runs apart from the workers: stop, reload, counters, watchdog, and the second's tick.
+//! The loop that runs apart from the workers: stop, reload, counters, watchdog, and the second's tick.
 //!
 //! The loop waits for one thing, to be woken or for the next event that is due. Whatever an outsider can stall, a
 //! settings file or the service manager's socket, has a thread of its own.
@@ -24,7 +24,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 /// How often a server that does not stop is woken again.
 const WAKE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the process is asked for, and how its control thread hears of it.
+/// The requests to the process, and the wake-ups of its control thread.
 pub(super) struct Inbox {
     pub(super) requests: Requests,
     pub(super) wake: Wake,
@@ -70,7 +70,7 @@ pub(super) struct Control<'a, A> {
 /// How the server was started, which a reload compares with.
 pub(super) struct Started {
     pub(super) settings: Settings,
-    /// Whether a socket unit says where to listen.
+    /// A socket unit says where to listen.
     pub(super) by_socket_unit: bool,
 }
 

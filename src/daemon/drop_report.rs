@@ -14,11 +14,11 @@ use crate::stats::{DropReason, Drops};
 /// The least time between two lines on the same reason.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// What has been reported so far.
+/// Drops reported so far.
 #[derive(Default)]
 pub(super) struct DropReport([Reported; DropReason::ALL.len()]);
 
-/// What has been reported of one reason.
+/// Drops reported for one reason.
 #[derive(Clone, Copy, Default)]
 struct Reported {
     drops: u64,

@@ -69,7 +69,7 @@ fn is_triggered(inherited: &Result<Inherited, InheritError>) -> bool {
     inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty())
 }
 
-/// What the main thread waits for.
+/// An event that the main thread waits for.
 enum Event {
     /// A signal came.
     Signal,

@@ -13,7 +13,7 @@ use crate::message_id;
 use crate::server::ServerHandle;
 use crate::stats::Stats;
 
-/// Who is told what the server does.
+/// The channels to the operator: status line, service manager and log.
 pub(super) struct Operator<'a> {
     server: ServerHandle,
     status: Status,

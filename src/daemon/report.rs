@@ -11,7 +11,7 @@ use crate::server::Listener;
 use crate::socket::Families;
 use crate::stats::{COUNTERS, Counter, Owner, Stats};
 
-/// What a datagram of few bytes takes of a receive buffer, as the kernel counts it: half of its 832 bytes, since it
+/// Bytes of receive buffer that a datagram of few bytes takes, as the kernel counts it: half of its 832 bytes, since it
 /// also doubles the size that it is asked for (socket(7)).
 const SMALL_DATAGRAM: usize = 416;
 
@@ -40,7 +40,7 @@ pub(super) struct SocketSource {
     pub(super) kept: usize,
     /// Of those, the addresses that the daemon could not bind itself.
     pub(super) not_bindable: BTreeSet<SocketAddr>,
-    /// What the kernel had dropped on them before.
+    /// Datagrams that the kernel had dropped on them before.
     pub(super) dropped_before: u64,
 }
 

@@ -23,13 +23,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[error("watch signals")]
 pub(super) struct SignalError(#[from] io::Error);
 
-/// What signals have asked for; clones are of the same requests.
+/// Requests that came as signals; clones are of the same requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Requests {
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,
-    /// Whether what would stop the daemon ends the process instead.
+    /// A signal that would stop the daemon ends the process instead.
     end: Arc<AtomicBool>,
 }
 

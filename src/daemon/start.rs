@@ -21,7 +21,7 @@ use crate::socket::{BindError, BindTarget, kernel_drops};
 /// How long a service manager may take to close a socket.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a running daemon reports to and takes requests from.
+/// The surroundings of a running daemon: what it reports to and takes requests from.
 pub(super) struct Surroundings<'a> {
     pub(super) inbox: &'a Inbox,
     pub(super) manager: &'a ServiceManager,

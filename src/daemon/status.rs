@@ -10,12 +10,12 @@ use crate::stats::{COUNTERS, DropReason, Stats};
 /// The number of listeners that the line names.
 const LISTENERS_SHOWN: usize = 3;
 
-/// What the line is made of.
+/// The parts of the line.
 pub(super) struct Status {
     listeners: Vec<String>,
     /// The counters of each listener, if there are several.
     by_listener: Vec<Stats>,
-    /// What the last reload left to say.
+    /// A remark on the last reload, if it left any.
     pub(super) note: String,
     /// The counters of the last tick but one and of the last, each with its time.
     ticks: [(Instant, Stats); 2],

@@ -15,7 +15,7 @@ pub(super) struct Watchdog {
     due: Instant,
     /// The time of the last sign of life, and each loop's number of proofs then.
     alive: (Instant, Vec<u64>),
-    /// Whether the outage under way was reported.
+    /// The outage under way has been reported.
     is_reported: bool,
 }
 

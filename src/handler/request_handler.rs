@@ -1,4 +1,4 @@
-//! What a program says about requests: the trait that it implements.
+//! The trait that a program implements to handle requests.
 
 use std::future::{Future, ready};
 use std::sync::Arc;

@@ -30,7 +30,7 @@ pub struct RequestLog {
 /// Settings of a [`RequestLog`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLogSettings {
-    /// Whether requests are logged at all.
+    /// Logs requests at all.
     pub enabled: bool,
     /// Lines per second, with a burst of five times that; 0 = no limit.
     pub per_second: u32,

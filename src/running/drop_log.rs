@@ -1,6 +1,6 @@
 //! Records of drops: for each reason one example for the operator, and a line at level debug for each drop.
 //!
-//! A stranger can cause any number of drops. What is kept is one address for each reason, and the lines have a rate.
+//! A stranger can cause any number of drops. One address is kept for each reason, and the lines have a rate.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

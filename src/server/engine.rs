@@ -36,10 +36,10 @@ const OUTBOX_CAPACITY: usize = 4 * BATCH_SIZE;
 const MAX_WAITING_HANDLERS: usize = 1024;
 /// The interval between warnings about handlers that fail.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
-/// What may wait for them: datagrams of one client, and bytes of all.
+/// Limits on what may wait for them: datagrams of one client, and bytes of all.
 const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
 
-/// What an engine needs from the server around it.
+/// The parts of the server around it that an engine needs.
 #[derive(Default)]
 pub(crate) struct EngineContext {
     pub(crate) counters: Arc<Counters>,
@@ -71,7 +71,7 @@ struct Core<'h, Q, R, M, F> {
     inbox: Arc<Inbox<Q>>,
     active: HashMap<Flow, Arc<Inbox<Q>>>,
     waiting: FuturesUnordered<Waiting<F>>,
-    /// What was counted since the last publication.
+    /// Counts since the last publication.
     pending: Stats,
 }
 
@@ -172,7 +172,7 @@ where
         progress
     }
 
-    /// What is to be sent; take it out, and tell [`sent`](Self::sent) what became of it.
+    /// The queue of what is to be sent; take it out, and tell [`sent`](Self::sent) what became of it.
     pub fn outgoing(&mut self) -> &mut Vec<Reply> {
         &mut self.outbox.queue
     }

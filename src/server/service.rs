@@ -1,4 +1,4 @@
-//! What a server serves at an address: a protocol and the handler of its packets, as one object.
+//! A service, which a server has at its addresses: a protocol and the handler of its packets, as one object.
 //!
 //! Here the types of packets end: a server holds services of any of them, each called once for a socket and not at all
 //! for a datagram.
@@ -78,7 +78,7 @@ impl fmt::Debug for Service {
     }
 }
 
-/// What a service needs of a socket that it serves.
+/// The parts of a socket that a service needs to serve it.
 pub(super) struct SocketToServe {
     pub(super) socket: Arc<UdpSocket>,
     pub(super) address: SocketAddr,

@@ -18,7 +18,7 @@ impl Default for ControlBuffer {
     }
 }
 
-/// What the control messages of a received datagram said.
+/// The packet information in the control messages of a received datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketInfo {
     /// IP_PKTINFO: it came over IPv4.

@@ -215,7 +215,8 @@ mod tests {
     use super::super::options::{get_integer, set_integer};
     use super::*;
 
-    /// What a parent may have turned on, by level and number: read in the kernel's headers, not from our own tables.
+    /// Options that a parent may have turned on, by level and number: read in the kernel's headers, not from our own
+    /// tables.
     const LEFT_ON: [(i32, &[i32]); 4] = [
         // SO_REUSEADDR, DONTROUTE, BROADCAST, NO_CHECK, TIMESTAMP, TIMESTAMPNS, RXQ_OVFL, WIFI_STATUS
         (1, &[2, 5, 6, 11, 29, 35, 40, 41]),

@@ -65,7 +65,7 @@ pub struct BoundSocket {
     pub socket: UdpSocket,
     /// Its address, with the real port.
     pub address: SocketAddr,
-    /// What it answers.
+    /// The families that it answers.
     pub families: Families,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,

@@ -39,7 +39,7 @@ pub struct Flow {
 pub struct Datagram {
     /// Its sender and its destination.
     pub flow: Flow,
-    /// What it carries: 0 to 65 527 bytes, sharing the receive buffer.
+    /// Its payload: 0 to 65 527 bytes, sharing the receive buffer.
     pub payload: Bytes,
     /// Its payload did not fit.
     pub truncated: bool,
@@ -60,7 +60,7 @@ impl Datagram {
 pub struct Outgoing {
     /// Where it goes, and the address that it leaves from.
     pub flow: Flow,
-    /// What it carries.
+    /// Its payload.
     pub payload: Bytes,
 }
 

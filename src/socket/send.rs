@@ -18,7 +18,7 @@ pub struct SendBatch {
     messages: Messages,
 }
 
-/// What became of a queued datagram.
+/// The fate of a queued datagram.
 #[derive(Debug)]
 pub enum SendOutcome<'a, T = Outgoing> {
     /// The kernel took it.
