@@ -4,7 +4,6 @@
 //! Plain functions over addresses and one fixed table: nothing here parses or logs, or allocates once it is built. A
 //! rule exists because an answer would loop, or reach somebody who did not ask (CERT CA-1996-01, CVE-2024-2169).
 
-mod limiter;
 mod port_set;
 mod prefix;
 mod rate_limit;
@@ -15,13 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-pub use self::limiter::MAX_REFILL_SECONDS;
-use self::limiter::{Key, Limiter, Rate, TICKS};
 use self::port_set::PortSet;
 use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
 pub use self::rate_limit::{RateLimit, RateLimitError};
-use crate::rate::RateLimiter;
+pub use crate::rate::MAX_REFILL_SECONDS;
+use crate::rate::{Key, Limiter, Rate, RateLimiter, TICKS};
 use crate::socket::{Datagram, Destination};
 use crate::stats::DropReason;
 

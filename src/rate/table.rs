@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Ticks in a second: fine enough that a rate of 10 000 is met within a seventh of a per cent.
-pub(super) const TICKS: u64 = 1 << 20;
+pub(crate) const TICKS: u64 = 1 << 20;
 /// The longest time that a burst may take to become whole again, in seconds; entries hold 32 bits of ticks.
 pub const MAX_REFILL_SECONDS: u32 = 300;
 /// How often passed entries are cleared, in ticks: well before the 32 bits come round.
@@ -21,7 +21,7 @@ const LINE: usize = 8;
 
 /// A rate with a burst, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// What one token costs; 0 = no limit.
     token: u32,
     /// How far ahead of now an arrival time may be.
@@ -30,7 +30,7 @@ pub(super) struct Rate {
 
 impl Rate {
     /// `per_second` tokens a second, 0 = no limit, and `burst` at once.
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         let token = if per_second == 0 { 0 } else { (TICKS as u32).div_ceil(per_second) };
         let ahead = token.saturating_mul(burst.max(1)).min(MAX_REFILL_SECONDS * TICKS as u32);
         Self { token, ahead }
@@ -38,7 +38,7 @@ impl Rate {
 }
 
 /// The table.
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     lines: Box<[Line]>,
     hasher: RandomState,
     /// The last sweep, in ticks of 64 bits.
@@ -51,7 +51,7 @@ pub(super) struct Limiter {
 struct Line([AtomicU64; LINE]);
 
 /// The source that is limited: an address, already cut to its prefix, and its scope.
-pub(super) type Key = (IpAddr, u32);
+pub(crate) type Key = (IpAddr, u32);
 
 /// An entry: the fingerprint of its source, never 0, above its arrival time.
 fn entry(fingerprint: u32, arrival: u32) -> u64 {
@@ -69,7 +69,7 @@ fn lead(entry: u64, now: u32) -> i32 {
 
 impl Limiter {
     /// A table of this many entries, 8 bytes each, rounded up to a power of two.
-    pub(super) fn new(entries: usize) -> Self {
+    pub(crate) fn new(entries: usize) -> Self {
         let lines = entries.div_ceil(LINE).next_power_of_two();
         Self {
             lines: (0..lines).map(|_| Line::default()).collect(),
@@ -81,7 +81,7 @@ impl Limiter {
 
     /// Returns whether a source may spend `tokens` now, and spends them if so. `now` is what [`clock`](Self::sweep_if_due) was
     /// told.
-    pub(super) fn allow(&self, key: &Key, tokens: u32, rate: Rate, now: u64) -> bool {
+    pub(crate) fn allow(&self, key: &Key, tokens: u32, rate: Rate, now: u64) -> bool {
         let cost = rate.token.saturating_mul(tokens);
         if cost == 0 {
             return true;
@@ -149,7 +149,7 @@ impl Limiter {
 
     /// Lets no source be further behind than a whole burst at this rate: what it spent at a slower one would count for
     /// longer.
-    pub(super) fn change_rate(&self, rate: Rate, now: u64) {
+    pub(crate) fn change_rate(&self, rate: Rate, now: u64) {
         let latest = (now as u32).wrapping_add(rate.ahead);
         for slot in self.lines.iter().flat_map(|line| &line.0) {
             let seen = slot.load(Ordering::Relaxed);
@@ -163,7 +163,7 @@ impl Limiter {
 
     /// Tells the table the time in ticks, before a batch is judged: clears what has passed before its 32 bits come
     /// round.
-    pub(super) fn sweep_if_due(&self, now: u64) {
+    pub(crate) fn sweep_if_due(&self, now: u64) {
         let since = now.saturating_sub(self.swept.load(Ordering::Acquire));
         if since >= SWEEP {
             self.sweep(now);
