@@ -19,7 +19,7 @@ use self::prefix::{AccessList, PrefixMap, mask};
 pub use self::prefix::{Prefix, PrefixError};
 pub use self::rate_limit::{RateLimit, RateLimitError};
 pub use crate::rate::MAX_REFILL_SECONDS;
-use crate::rate::{Key, Limiter, Rate, RateLimiter, TICKS};
+use crate::rate::{Rate, RateLimiter, RateTable};
 use crate::socket::{Datagram, Destination};
 use crate::stats::DropReason;
 
@@ -77,9 +77,9 @@ pub struct Admission {
     /// Changes with the rules, so that a worker need not lock to see that they have not.
     version: AtomicU64,
     origin: Instant,
-    sources: Limiter,
+    sources: RateTable,
     total: RateLimiter,
-    error_sources: Limiter,
+    error_sources: RateTable,
     error_total: RateLimiter,
 }
 
@@ -123,9 +123,9 @@ impl Admission {
             client_ports,
             version: AtomicU64::new(0),
             origin: Instant::now(),
-            sources: Limiter::new(SOURCE_SLOTS),
+            sources: RateTable::new(SOURCE_SLOTS),
             total: RateLimiter::new(0, 0),
-            error_sources: Limiter::new(ERROR_SOURCE_SLOTS),
+            error_sources: RateTable::new(ERROR_SOURCE_SLOTS),
             error_total: RateLimiter::new(0, 0),
         };
         admission.set_totals(policy);
@@ -155,8 +155,7 @@ impl Admission {
     }
 
     fn ticks(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.origin);
-        since.as_secs() * TICKS + u64::from(since.subsec_nanos()) * TICKS / 1_000_000_000
+        RateTable::ticks(now.saturating_duration_since(self.origin))
     }
 }
 
@@ -201,7 +200,7 @@ impl Gate {
         }
         let tokens = (datagram.payload.len().div_ceil(BYTES_PER_TOKEN)).max(1) as u32;
         let key = self.rules.key(datagram.peer);
-        if !self.admission.sources.allow(&key, tokens, self.rules.rate, self.now.1) {
+        if !self.admission.sources.allow(key, tokens, self.rules.rate, self.now.1) {
             return Err(DropReason::RateLimit);
         }
         if self.admission.total.allow(self.now.0) { Ok(()) } else { Err(DropReason::RateLimit) }
@@ -211,7 +210,7 @@ impl Gate {
     pub(crate) fn admit_error_reply(&self, peer: SocketAddr, asked: Option<Destination>) -> Result<(), DropReason> {
         let rate = self.rules.error_rate;
         let allowed = self.rules.is_exempt(peer, asked)
-            || self.admission.error_sources.allow(&self.rules.key(peer), 1, rate, self.now.1)
+            || self.admission.error_sources.allow(self.rules.key(peer), 1, rate, self.now.1)
                 && self.admission.error_total.allow(self.now.0);
         if allowed { Ok(()) } else { Err(DropReason::ErrorLimit) }
     }
@@ -229,8 +228,8 @@ impl Rules {
         Self {
             denied_ports,
             access: AccessList::new(&policy.allow, &policy.deny),
-            rate: Rate::new(limit.per_second, limit.burst),
-            error_rate: Rate::new(policy.error_replies_per_second, policy.error_replies_per_second),
+            rate: RateTable::rate(limit.per_second, limit.burst),
+            error_rate: RateTable::rate(policy.error_replies_per_second, policy.error_replies_per_second),
             prefixes: (limit.ipv4_prefix, limit.ipv6_prefix),
             exempt,
             client_ports: client_ports.clone(),
@@ -263,7 +262,7 @@ impl Rules {
 
     /// The key under which a peer is counted. Addresses that many share, or that anybody on the link could have, are
     /// counted individually; of what one IPv4 address gives its owner, all is one source.
-    fn key(&self, peer: SocketAddr) -> Key {
+    fn key(&self, peer: SocketAddr) -> (IpAddr, u32) {
         let ip = match peer.ip() {
             IpAddr::V4(ip) => return (mask(ip.into(), self.prefixes.0), 0),
             IpAddr::V6(ip) => ip,

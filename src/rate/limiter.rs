@@ -1,68 +1,62 @@
-//! How often one thing may happen: a rate with a burst, as one atomic word.
+//! How often one thing may happen: one rate, as one atomic word.
 //!
-//! The generic cell rate algorithm: the word is the theoretical arrival time, the moment at which the burst would be
-//! whole again. An event that is refused writes nothing, so a flood of them shares the cache line in peace.
+//! The word is the theoretical arrival time, in 64 bits of nanoseconds, which never come round. An event that is refused
+//! writes nothing, so a flood of them does not contend for the cache line.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Allows `rate` events a second on average, and up to `burst` at once.
+use super::gcra::Rate;
+
+const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Allows a number of events a second on average, and a burst of them at once.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     origin: Instant,
     /// The theoretical arrival time, in nanoseconds since `origin`.
     tat: AtomicU64,
-    /// Nanoseconds between two events at the rate; 0 = no limit.
+    /// The two numbers of a [`Rate`], in nanoseconds.
     interval: AtomicU64,
-    /// Nanoseconds that the arrival time may be ahead of now.
     tolerance: AtomicU64,
 }
 
 impl RateLimiter {
-    pub(crate) fn new(rate: u32, burst: u32) -> Self {
-        let limiter = Self::unlimited();
-        limiter.set(rate, burst);
-        limiter
+    /// Allows `per_second` events a second, 0 = no limit, and `burst` at once.
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+        Self::with_rate(Rate::new(NANOSECONDS_PER_SECOND, per_second, burst))
     }
 
-    /// At most one event in each `interval`.
+    /// Allows one event in each `interval`; zero = no limit.
     pub(crate) fn every(interval: Duration) -> Self {
-        let limiter = Self::unlimited();
         let interval = nanoseconds(interval);
-        limiter.interval.store(interval, Relaxed);
-        limiter.tolerance.store(interval, Relaxed);
-        limiter
+        Self::with_rate(Rate { interval, tolerance: interval })
     }
 
-    fn unlimited() -> Self {
-        Self { origin: Instant::now(), tat: 0.into(), interval: 0.into(), tolerance: 0.into() }
+    fn with_rate(rate: Rate) -> Self {
+        Self { origin: Instant::now(), tat: 0.into(), interval: rate.interval.into(), tolerance: rate.tolerance.into() }
     }
 
-    /// Changes the rate; 0 = no limit. What has been used of the burst stays used.
-    pub(crate) fn set(&self, rate: u32, burst: u32) {
-        let interval = if rate == 0 { 0 } else { 1_000_000_000 / u64::from(rate) };
-        self.interval.store(interval, Relaxed);
-        self.tolerance.store(interval * u64::from(burst.max(1)), Relaxed);
+    /// Changes the rate; 0 = no limit. The part of the burst that is used stays used.
+    pub(crate) fn set(&self, per_second: u32, burst: u32) {
+        let rate = Rate::new(NANOSECONDS_PER_SECOND, per_second, burst);
+        self.interval.store(rate.interval, Relaxed);
+        self.tolerance.store(rate.tolerance, Relaxed);
     }
 
     /// Returns whether one more event may happen now, and counts it if so.
     pub(crate) fn allow(&self, now: Instant) -> bool {
-        let interval = self.interval.load(Relaxed);
-        if interval == 0 {
+        let rate = Rate { interval: self.interval.load(Relaxed), tolerance: self.tolerance.load(Relaxed) };
+        if rate.is_unlimited() {
             return true;
         }
         let now = nanoseconds(now.saturating_duration_since(self.origin));
-        let limit = now + self.tolerance.load(Relaxed);
-        self.tat
-            .fetch_update(Relaxed, Relaxed, |tat| {
-                let next = tat.max(now) + interval;
-                (next <= limit).then_some(next)
-            })
-            .is_ok()
+        let spend = |tat: u64| Some(now + rate.spend(tat.saturating_sub(now), 1)?);
+        self.tat.fetch_update(Relaxed, Relaxed, spend).is_ok()
     }
 }
 
-/// 64 bits last for 584 years.
+/// The time in nanoseconds, of which 64 bits last for 584 years.
 fn nanoseconds(time: Duration) -> u64 {
     time.as_nanos() as u64
 }

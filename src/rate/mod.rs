@@ -2,9 +2,11 @@
 //!
 //! Knows time and keys only: what an event is, who caused it and what a refusal means is the caller's business.
 
+mod gcra;
 mod limiter;
 mod table;
 
+pub(crate) use self::gcra::Rate;
 pub(crate) use self::limiter::RateLimiter;
 pub use self::table::MAX_REFILL_SECONDS;
-pub(crate) use self::table::{Key, Limiter, Rate, TICKS};
+pub(crate) use self::table::RateTable;

@@ -1,76 +1,49 @@
-//! A rate for each source, in one table of fixed size: no source can make it grow.
+//! A rate for each key, in one table of fixed size: no flood of keys makes it grow.
 //!
-//! The generic cell rate algorithm: an entry is the moment at which its source's burst would be whole again (the
-//! theoretical arrival time). An entry whose moment has passed says nothing, so it is reused and nothing is lost. A
-//! look-up reads two cache lines; only what changes is written, through relaxed atomics that all workers share.
+//! A slot holds the theoretical arrival time of one key, in 32 bits of ticks. One that has passed means a whole burst,
+//! which a key without a slot has as well: its slot can go to another key, and nothing is forgotten. The 32 bits come
+//! round, unlike those of [`RateLimiter`](super::RateLimiter): what has passed is cleared before it seems to lie ahead.
+//!
+//! A look-up reads two cache lines. Only what changes is written, through atomics that all workers share.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-/// Ticks in a second: fine enough that a rate of 10 000 is met within a seventh of a per cent.
-pub(crate) const TICKS: u64 = 1 << 20;
-/// The longest time that a burst may take to become whole again, in seconds; entries hold 32 bits of ticks.
+use super::gcra::Rate;
+
+/// Fine enough that a rate of 10 000 a second is met within a seventh of a per cent.
+const TICKS_PER_SECOND: u64 = 1 << 20;
+/// The longest time that a burst may take to refill, in seconds.
 pub const MAX_REFILL_SECONDS: u32 = 300;
-/// How often passed entries are cleared, in ticks: well before the 32 bits come round.
-const SWEEP: u64 = 1 << 29;
+/// How often passed slots are cleared, in ticks: well before their 32 bits come round.
+const SWEEP_INTERVAL: u64 = 1 << 29;
 
-/// Entries in a line: 64 bytes.
-const LINE: usize = 8;
+const SLOTS_PER_LINE: usize = 8;
 
-/// A rate with a burst, in ticks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rate {
-    /// What one token costs; 0 = no limit.
-    token: u32,
-    /// How far ahead of now an arrival time may be.
-    ahead: u32,
-}
+/// A cache line of slots.
+#[repr(align(64))]
+#[derive(Default)]
+struct Line([AtomicU64; SLOTS_PER_LINE]);
 
-impl Rate {
-    /// `per_second` tokens a second, 0 = no limit, and `burst` at once.
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
-        let token = if per_second == 0 { 0 } else { (TICKS as u32).div_ceil(per_second) };
-        let ahead = token.saturating_mul(burst.max(1)).min(MAX_REFILL_SECONDS * TICKS as u32);
-        Self { token, ahead }
-    }
-}
+/// The two lines that a key may have its slot in.
+type Lines<'a> = [&'a [AtomicU64; SLOTS_PER_LINE]; 2];
 
 /// The table.
-pub(crate) struct Limiter {
+pub(crate) struct RateTable {
     lines: Box<[Line]>,
     hasher: RandomState,
-    /// The last sweep, in ticks of 64 bits.
+    /// The time of the last sweep, in ticks.
     swept: AtomicU64,
     sweeping: Mutex<()>,
 }
 
-#[repr(align(64))]
-#[derive(Default)]
-struct Line([AtomicU64; LINE]);
-
-/// The source that is limited: an address, already cut to its prefix, and its scope.
-pub(crate) type Key = (IpAddr, u32);
-
-/// An entry: the fingerprint of its source, never 0, above its arrival time.
-fn entry(fingerprint: u32, arrival: u32) -> u64 {
-    u64::from(fingerprint) << 32 | u64::from(arrival)
-}
-
-fn fingerprint(entry: u64) -> u32 {
-    (entry >> 32) as u32
-}
-
-/// How far ahead of now an entry's arrival time is; what has passed is negative, an empty entry most of all.
-fn lead(entry: u64, now: u32) -> i32 {
-    if entry == 0 { i32::MIN } else { (entry as u32).wrapping_sub(now) as i32 }
-}
-
-impl Limiter {
-    /// A table of this many entries, 8 bytes each, rounded up to a power of two.
-    pub(crate) fn new(entries: usize) -> Self {
-        let lines = entries.div_ceil(LINE).next_power_of_two();
+impl RateTable {
+    /// A table of this many slots, 8 bytes each, rounded up to a power of two.
+    pub(crate) fn new(slots: usize) -> Self {
+        let lines = slots.div_ceil(SLOTS_PER_LINE).next_power_of_two();
         Self {
             lines: (0..lines).map(|_| Line::default()).collect(),
             hasher: RandomState::new(),
@@ -79,93 +52,71 @@ impl Limiter {
         }
     }
 
-    /// Returns whether a source may spend `tokens` now, and spends them if so. `now` is what [`clock`](Self::sweep_if_due) was
-    /// told.
-    pub(crate) fn allow(&self, key: &Key, tokens: u32, rate: Rate, now: u64) -> bool {
-        let cost = rate.token.saturating_mul(tokens);
-        if cost == 0 {
+    /// A time in the table's ticks, 2^20 a second.
+    pub(crate) fn ticks(time: Duration) -> u64 {
+        time.as_secs() * TICKS_PER_SECOND + u64::from(time.subsec_nanos()) * TICKS_PER_SECOND / 1_000_000_000
+    }
+
+    /// The rate that allows `per_second` tokens a second, 0 = no limit, and `burst` at once, which refill within
+    /// [`MAX_REFILL_SECONDS`].
+    pub(crate) fn rate(per_second: u32, burst: u32) -> Rate {
+        let mut rate = Rate::new(TICKS_PER_SECOND, per_second, burst);
+        rate.tolerance = rate.tolerance.min(u64::from(MAX_REFILL_SECONDS) * TICKS_PER_SECOND);
+        rate
+    }
+
+    /// Returns whether a key may spend `tokens` now, and spends them if so. `now` is the time of the last
+    /// [`sweep_if_due`](Self::sweep_if_due).
+    pub(crate) fn allow(&self, key: impl Hash, tokens: u32, rate: Rate, now: u64) -> bool {
+        if rate.is_unlimited() {
             return true;
-        }
-        if cost > rate.ahead {
-            return false;
         }
         let now = now as u32;
         let hash = self.hasher.hash_one(key);
-        let mine = ((hash >> 32) as u32).max(1);
-        let at = |bits: u64| &self.lines[bits as usize & (self.lines.len() - 1)].0;
+        let own = ((hash >> 32) as u32).max(1);
         // Two lines that are the same are one candidate less, no more.
-        let lines = [at(hash), at(hash >> 16)];
+        let lines = [self.line(hash), self.line(hash >> 16)];
         // Each round that fails is another worker's that succeeded.
         for _ in 0..64 {
-            match Self::find(lines, mine, now) {
-                Found::Own(slot, seen) => match Self::spend(slot, seen, cost, rate, now) {
-                    Some(allowed) => return allowed,
-                    None => continue,
-                },
-                Found::Evictable(slot, seen) => {
-                    let fresh = entry(mine, now.wrapping_add(cost));
-                    if slot.compare_exchange(seen, fresh, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-                        continue;
-                    }
-                    // Another worker may have made an entry for the same source at the same time: the first one counts.
-                    match Self::find(lines, mine, now) {
-                        Found::Own(first, _) if !std::ptr::eq(first, slot) => {
-                            let _ = slot.compare_exchange(fresh, 0, Ordering::SeqCst, Ordering::SeqCst);
-                        }
-                        _ => return true,
-                    }
-                }
+            let Found { slot, seen, is_own } = find(lines, own, now);
+            let lead = if is_own { lead(seen, now).max(0).unsigned_abs() } else { 0 };
+            let Some(lead) = rate.spend(lead.into(), tokens) else { return false };
+            let spent = entry(own, now.wrapping_add(lead as u32));
+            if replace(slot, seen, spent) && (is_own || keep(lines, slot, spent)) {
+                return true;
             }
         }
-        // Never seen to happen; dropping is what a limiter may always do.
+        // Never seen to happen; a limiter may always refuse.
         false
     }
 
-    /// Spends from an entry; `None` when another worker changed it meanwhile.
-    fn spend(slot: &AtomicU64, seen: u64, cost: u32, rate: Rate, now: u32) -> Option<bool> {
-        let ahead = lead(seen, now).max(0).unsigned_abs() + cost;
-        if ahead > rate.ahead {
-            return Some(false);
-        }
-        let next = entry(fingerprint(seen), now.wrapping_add(ahead));
-        slot.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed).ok().map(|_| true)
+    fn line(&self, hash: u64) -> &[AtomicU64; SLOTS_PER_LINE] {
+        &self.lines[hash as usize & (self.lines.len() - 1)].0
     }
 
-    /// The entry of a source, or the one that says least.
-    fn find<'a>(lines: [&'a [AtomicU64; LINE]; 2], mine: u32, now: u32) -> Found<'a> {
-        let mut least = (&lines[0][0], 0, i32::MAX);
-        for slot in lines.into_iter().flatten() {
-            let seen = slot.load(Ordering::Relaxed);
-            if fingerprint(seen) == mine {
-                return Found::Own(slot, seen);
-            }
-            let lead = lead(seen, now);
-            if lead < least.2 {
-                least = (slot, seen, lead);
-            }
-        }
-        Found::Evictable(least.0, least.1)
+    fn slots(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.lines.iter().flat_map(|line| &line.0)
     }
 
-    /// Lets no source be further behind than a whole burst at this rate: what it spent at a slower one would count for
-    /// longer.
+    /// Brings every key within a whole burst at this rate: what it spent at a slower one would count for longer.
     pub(crate) fn change_rate(&self, rate: Rate, now: u64) {
-        let latest = (now as u32).wrapping_add(rate.ahead);
-        for slot in self.lines.iter().flat_map(|line| &line.0) {
+        let now = now as u32;
+        // Of 300 seconds at most, which is 29 bits.
+        let burst = rate.tolerance as i32;
+        let latest = now.wrapping_add_signed(burst);
+        for slot in self.slots() {
             let seen = slot.load(Ordering::Relaxed);
-            if seen != 0 && lead(seen, now as u32) > rate.ahead as i32 {
-                // Failure: a worker has just judged it.
-                let _ =
-                    slot.compare_exchange(seen, entry(fingerprint(seen), latest), Ordering::Relaxed, Ordering::Relaxed);
+            if lead(seen, now) > burst {
+                // It fails when a worker has just judged the key: by the new rate.
+                replace(slot, seen, entry(fingerprint(seen), latest));
             }
         }
     }
 
-    /// Tells the table the time in ticks, before a batch is judged: clears what has passed before its 32 bits come
-    /// round.
+    /// Clears the slots that have passed, when that is due; to be called with the time before each batch of events.
     pub(crate) fn sweep_if_due(&self, now: u64) {
         let since = now.saturating_sub(self.swept.load(Ordering::Acquire));
-        if since >= SWEEP {
+        if since >= SWEEP_INTERVAL {
             self.sweep(now);
         }
     }
@@ -174,30 +125,79 @@ impl Limiter {
     fn sweep(&self, now: u64) {
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.saturating_sub(self.swept.load(Ordering::Acquire));
-        if since < SWEEP {
+        if since < SWEEP_INTERVAL {
             return;
         }
-        // Longer ago than any arrival time can be ahead: all has passed, whatever the 32 bits look like.
-        let all = since >= 2 * SWEEP;
-        for slot in self.lines.iter().flat_map(|line| &line.0) {
+        // Longer ago than any arrival time can be ahead: all have passed, whatever the 32 bits look like.
+        let all = since >= 2 * SWEEP_INTERVAL;
+        for slot in self.slots() {
             let seen = slot.load(Ordering::Relaxed);
             if seen != 0 && (all || lead(seen, now as u32) <= 0) {
-                let _ = slot.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed);
+                replace(slot, seen, 0);
             }
         }
         self.swept.store(now, Ordering::Release);
     }
 }
 
-enum Found<'a> {
-    Own(&'a AtomicU64, u64),
-    Evictable(&'a AtomicU64, u64),
+impl fmt::Debug for RateTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateTable").field("slots", &(self.lines.len() * SLOTS_PER_LINE)).finish_non_exhaustive()
+    }
 }
 
-impl std::fmt::Debug for Limiter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Limiter").field("entries", &(self.lines.len() * LINE)).finish_non_exhaustive()
+/// Where a look-up ends.
+struct Found<'a> {
+    slot: &'a AtomicU64,
+    /// The entry in it at that time.
+    seen: u64,
+    /// Whether it is the key's own; if not, the key may take it: it is empty or passed, or the first to pass.
+    is_own: bool,
+}
+
+/// Looks a key up: its own slot, or else the first one to pass.
+fn find(lines: Lines<'_>, own: u32, now: u32) -> Found<'_> {
+    let mut first = (&lines[0][0], 0, i32::MAX);
+    for slot in lines.into_iter().flatten() {
+        let seen = slot.load(Ordering::SeqCst);
+        if fingerprint(seen) == own {
+            return Found { slot, seen, is_own: true };
+        }
+        let lead = lead(seen, now);
+        if lead < first.2 {
+            first = (slot, seen, lead);
+        }
     }
+    Found { slot: first.0, seen: first.1, is_own: false }
+}
+
+/// Replaces an entry, unless another worker has changed it since it was seen; returns whether it did.
+fn replace(slot: &AtomicU64, seen: u64, entry: u64) -> bool {
+    slot.compare_exchange(seen, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+}
+
+/// Returns whether a key keeps the slot that it has just taken. Another worker may have given it one at the same time:
+/// the first of them counts, and the other is cleared. All sequentially consistent, or both workers could miss it.
+fn keep(lines: Lines<'_>, slot: &AtomicU64, entry: u64) -> bool {
+    let is_first = std::ptr::eq(find(lines, fingerprint(entry), 0).slot, slot);
+    if !is_first {
+        replace(slot, entry, 0);
+    }
+    is_first
+}
+
+/// An entry: 0, or the fingerprint of a key above its arrival time.
+fn entry(fingerprint: u32, tat: u32) -> u64 {
+    u64::from(fingerprint) << 32 | u64::from(tat)
+}
+
+fn fingerprint(entry: u64) -> u32 {
+    (entry >> 32) as u32
+}
+
+/// How far ahead of now an entry's arrival time is: negative when it has passed, an empty entry most of all.
+fn lead(entry: u64, now: u32) -> i32 {
+    if entry == 0 { i32::MIN } else { (entry as u32).wrapping_sub(now) as i32 }
 }
 
 #[cfg(test)]
@@ -206,47 +206,43 @@ mod tests {
 
     use super::*;
 
-    fn key(number: u32) -> Key {
-        (IpAddr::from(number.to_be_bytes()), 0)
-    }
-
     /// How many of these moments pass.
-    fn passed(limiter: &Limiter, rate: Rate, moments: impl Iterator<Item = u64>) -> u64 {
+    fn passed(table: &RateTable, rate: Rate, moments: impl Iterator<Item = u64>) -> u64 {
         let allow = |&now: &u64| {
-            limiter.sweep_if_due(now);
-            limiter.allow(&key(1), 1, rate, now)
+            table.sweep_if_due(now);
+            table.allow(1, 1, rate, now)
         };
         moments.filter(allow).count() as u64
     }
 
     #[test]
     fn a_source_that_was_over_a_slower_rate_is_let_in_at_the_new_one_at_once() {
-        let limiter = Limiter::new(64);
-        assert_eq!(passed(&limiter, Rate::new(1, 300), std::iter::repeat_n(5, 400)), 300);
-        let faster = Rate::new(200, 400);
-        limiter.change_rate(faster, 5);
-        assert_eq!(passed(&limiter, faster, std::iter::once(5)), 0);
-        let second = passed(&limiter, faster, (1..=1000).map(|step| 5 + step * TICKS / 1000));
+        let table = RateTable::new(64);
+        assert_eq!(passed(&table, RateTable::rate(1, 300), std::iter::repeat_n(5, 400)), 300);
+        let faster = RateTable::rate(200, 400);
+        table.change_rate(faster, 5);
+        assert_eq!(passed(&table, faster, std::iter::once(5)), 0);
+        let second = passed(&table, faster, (1..=1000).map(|step| 5 + step * TICKS_PER_SECOND / 1000));
         assert!((199..=200).contains(&second), "{second}");
     }
 
     #[test]
     fn a_burst_passes_at_once_and_then_the_rate() {
-        let limiter = Limiter::new(64);
-        let rate = Rate::new(200, 400);
-        assert_eq!(passed(&limiter, rate, std::iter::repeat_n(5, 1000)), 400);
+        let table = RateTable::new(64);
+        let rate = RateTable::rate(200, 400);
+        assert_eq!(passed(&table, rate, std::iter::repeat_n(5, 1000)), 400);
         // Ten seconds at a thousand a second.
-        let steady = passed(&limiter, rate, (0..10_000).map(|step| 5 + step * TICKS / 1000));
+        let steady = passed(&table, rate, (0..10_000).map(|step| 5 + step * TICKS_PER_SECOND / 1000));
         assert!((1998..=2000).contains(&steady), "{steady}");
     }
 
     #[test]
     fn a_rate_is_never_exceeded_and_nearly_reached() {
         for per_second in [1, 3, 10, 200, 999, 10_000, 100_000] {
-            let limiter = Limiter::new(64);
-            let rate = Rate::new(per_second, 1);
+            let table = RateTable::new(64);
+            let rate = RateTable::rate(per_second, 1);
             let asked = u64::from(per_second) * 3;
-            let passed = passed(&limiter, rate, (0..10 * asked).map(|step| step * TICKS / asked));
+            let passed = passed(&table, rate, (0..10 * asked).map(|step| step * TICKS_PER_SECOND / asked));
             let most = u64::from(per_second) * 10 + 1;
             assert!(passed <= most && passed * 100 >= most * 66, "{per_second}: {passed} of {most}");
         }
@@ -254,22 +250,22 @@ mod tests {
 
     #[test]
     fn zero_is_no_limit_and_a_cost_over_the_burst_never_passes() {
-        let limiter = Limiter::new(64);
-        assert!((0..10_000).all(|_| limiter.allow(&key(1), 54, Rate::new(0, 0), 0)));
-        assert!(!limiter.allow(&key(1), 11, Rate::new(10, 10), 0));
-        assert!(limiter.allow(&key(1), 10, Rate::new(10, 10), 0));
-        assert!(!limiter.allow(&key(1), 1, Rate::new(10, 10), 0));
+        let table = RateTable::new(64);
+        assert!((0..10_000).all(|_| table.allow(1, 54, RateTable::rate(0, 0), 0)));
+        assert!(!table.allow(1, 11, RateTable::rate(10, 10), 0));
+        assert!(table.allow(1, 10, RateTable::rate(10, 10), 0));
+        assert!(!table.allow(1, 1, RateTable::rate(10, 10), 0));
     }
 
     #[test]
     fn the_clock_may_come_round_three_times() {
-        let limiter = Limiter::new(64);
-        let rate = Rate::new(10, 20);
+        let table = RateTable::new(64);
+        let rate = RateTable::rate(10, 20);
         let wrap = 1u64 << 32;
         // A source that asks five times a second is never limited, however the 32 bits stand.
-        let limited = (0..3 * wrap + wrap / 3).step_by(TICKS as usize / 5).filter(|&now| {
-            limiter.sweep_if_due(now);
-            !limiter.allow(&key(1), 1, rate, now)
+        let limited = (0..3 * wrap + wrap / 3).step_by(TICKS_PER_SECOND as usize / 5).filter(|&now| {
+            table.sweep_if_due(now);
+            !table.allow(1, 1, rate, now)
         });
         assert_eq!(limited.count(), 0);
     }
@@ -277,31 +273,31 @@ mod tests {
     #[test]
     fn after_any_pause_a_source_has_its_whole_burst_and_no_more() {
         for pause in [3, 300, 511, 513, 1023, 1025, 2047, 2049, 4095, 4096, 4097, 8191, 12_288, 100_000] {
-            let limiter = Limiter::new(64);
-            let rate = Rate::new(10, 20);
-            let begin = 7 * TICKS;
-            assert_eq!(passed(&limiter, rate, std::iter::repeat_n(begin, 100)), 20);
-            let later = begin + pause * TICKS;
-            assert_eq!(passed(&limiter, rate, std::iter::repeat_n(later, 100)), 20, "after {pause} s");
+            let table = RateTable::new(64);
+            let rate = RateTable::rate(10, 20);
+            let begin = 7 * TICKS_PER_SECOND;
+            assert_eq!(passed(&table, rate, std::iter::repeat_n(begin, 100)), 20);
+            let later = begin + pause * TICKS_PER_SECOND;
+            assert_eq!(passed(&table, rate, std::iter::repeat_n(later, 100)), 20, "after {pause} s");
         }
     }
 
     #[test]
     fn a_flood_of_random_sources_evicts_no_live_entry() {
-        let limiter = Limiter::new(65_536);
-        let rate = Rate::new(200, 400);
+        let table = RateTable::new(65_536);
+        let rate = RateTable::rate(200, 400);
         let (mut heavy, mut light, mut light_asked) = (0, 0, 0);
         // A million sources in one second, beside one that asks a thousand times and one that asks ten times.
         for step in 0..1_000_000u32 {
-            let now = u64::from(step) * TICKS / 1_000_000;
-            limiter.sweep_if_due(now);
-            limiter.allow(&key(step.wrapping_mul(2_654_435_761) | 0x1000), 1, rate, now);
+            let now = u64::from(step) * TICKS_PER_SECOND / 1_000_000;
+            table.sweep_if_due(now);
+            table.allow(step.wrapping_mul(2_654_435_761) | 0x1000, 1, rate, now);
             if step % 1000 == 0 {
-                heavy += u32::from(limiter.allow(&key(1), 1, rate, now));
+                heavy += u32::from(table.allow(1, 1, rate, now));
             }
             if step % 100_000 == 0 {
                 light_asked += 1;
-                light += u32::from(limiter.allow(&key(2), 1, rate, now));
+                light += u32::from(table.allow(2, 1, rate, now));
             }
         }
         assert_eq!(light, light_asked);
@@ -311,9 +307,9 @@ mod tests {
     #[test]
     fn two_workers_share_one_budget() {
         for round in 0..200 {
-            let limiter = Limiter::new(64);
-            let rate = Rate::new(10, 50);
-            let pass = || (0..100).filter(|_| limiter.allow(&key(round), 1, rate, 0)).count();
+            let table = RateTable::new(64);
+            let rate = RateTable::rate(10, 50);
+            let pass = || (0..100).filter(|_| table.allow(round, 1, rate, 0)).count();
             let passed = std::thread::scope(|scope| {
                 let other = scope.spawn(pass);
                 pass() + other.join().unwrap()
@@ -322,25 +318,97 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_two_slots_for_one_key_the_first_counts() {
+        let table = RateTable::new(SLOTS_PER_LINE);
+        let line = table.line(0);
+        let (first, second) = (entry(7, 100), entry(7, 50));
+        line[2].store(first, Ordering::Relaxed);
+        line[5].store(second, Ordering::Relaxed);
+        assert!(!keep([line, line], &line[5], second));
+        assert!(keep([line, line], &line[2], first));
+        assert_eq!([&line[2], &line[5]].map(|slot| slot.load(Ordering::Relaxed)), [first, 0]);
+    }
+
+    #[test]
+    fn a_new_key_takes_a_free_slot_or_else_the_first_to_pass() {
+        let table = RateTable::new(SLOTS_PER_LINE);
+        let line = table.line(0);
+        for (slot, tat) in line.iter().zip([140, 130, 120, 150, 160, 120, 170, 180]) {
+            slot.store(entry(tat, tat), Ordering::Relaxed);
+        }
+        let taken = |now| {
+            let found = find([line, line], 7, now);
+            line.iter().position(|slot| std::ptr::eq(slot, found.slot) && !found.is_own)
+        };
+        assert_eq!(taken(100), Some(2));
+        line[6].store(entry(9, 99), Ordering::Relaxed);
+        assert_eq!(taken(100), Some(6), "passed");
+        line[7].store(0, Ordering::Relaxed);
+        assert_eq!([100, u32::MAX].map(taken), [Some(7), Some(7)], "empty");
+    }
+
+    #[test]
+    fn a_sweep_clears_what_has_passed_and_keeps_the_rest() {
+        for (since, kept) in [(SWEEP_INTERVAL, 3), (SWEEP_INTERVAL + 2, 1), (2 * SWEEP_INTERVAL, 0)] {
+            let table = RateTable::new(SLOTS_PER_LINE);
+            let line = table.line(0);
+            for (slot, lead) in line.iter().zip([-1, 0, 1, 2, 3]) {
+                slot.store(entry(7, (SWEEP_INTERVAL as u32).wrapping_add_signed(lead)), Ordering::Relaxed);
+            }
+            table.sweep_if_due(SWEEP_INTERVAL - 1);
+            assert_eq!(table.swept.load(Ordering::Relaxed), 0, "not due");
+            table.sweep_if_due(since);
+            let left = line.iter().filter(|slot| slot.load(Ordering::Relaxed) != 0).count();
+            assert_eq!((left, table.swept.load(Ordering::Relaxed)), (kept, since));
+        }
+    }
+
+    #[test]
+    fn workers_that_find_a_sweep_due_together_make_one() {
+        let table = RateTable::new(SLOTS_PER_LINE);
+        table.sweep(SWEEP_INTERVAL);
+        table.sweep(SWEEP_INTERVAL + 1);
+        assert_eq!(table.swept.load(Ordering::Relaxed), SWEEP_INTERVAL);
+    }
+
+    #[test]
+    fn no_burst_takes_longer_to_refill_than_entries_can_hold() {
+        let longest = 300 * TICKS_PER_SECOND;
+        assert_eq!(RateTable::rate(100_000, 30_000_000).tolerance, longest);
+        assert_eq!(RateTable::rate(1, u32::MAX).tolerance, longest);
+        assert!(RateTable::rate(1, 299).tolerance < longest);
+    }
+
+    #[test]
+    fn ticks_are_whole_seconds_and_parts_of_them() {
+        assert_eq!(RateTable::ticks(Duration::from_millis(3_500)), 7 << 19);
+    }
+
+    #[test]
+    fn a_table_shows_its_size_and_no_more() {
+        assert_eq!(format!("{:?}", RateTable::new(60)), "RateTable { slots: 64, .. }");
+    }
+
     proptest! {
         /// Against the algorithm in its plainest form, with one source and exact numbers.
         #[test]
         fn one_source_is_judged_as_the_algorithm_has_it(
             per_second in 1u32..5000, burst in 1u32..1000,
-            asked in prop::collection::vec((0u64..3 * TICKS, 1u32..60), 1..200),
+            asked in prop::collection::vec((0u64..3 * TICKS_PER_SECOND, 1u32..60), 1..200),
         ) {
-            let limiter = Limiter::new(64);
-            let rate = Rate::new(per_second, burst);
-            let (mut now, mut arrival) = (0u64, 0u64);
+            let table = RateTable::new(64);
+            let rate = RateTable::rate(per_second, burst);
+            let (mut now, mut tat) = (0u64, 0u64);
             for (pause, tokens) in asked {
                 now += pause;
-                let next = arrival.max(now) + u64::from(rate.token) * u64::from(tokens);
-                let expected = next - now <= u64::from(rate.ahead);
+                let next = tat.max(now) + rate.interval * u64::from(tokens);
+                let expected = next - now <= rate.tolerance;
                 if expected {
-                    arrival = next;
+                    tat = next;
                 }
-                limiter.sweep_if_due(now);
-                prop_assert_eq!(limiter.allow(&key(9), tokens, rate, now), expected);
+                table.sweep_if_due(now);
+                prop_assert_eq!(table.allow(9, tokens, rate, now), expected);
             }
         }
     }
