@@ -1,7 +1,10 @@
 //! The rate of each source, as an operator sets it.
 
 use super::prefix::Prefix;
-use super::{MAX_DATAGRAM_COST, MAX_REFILL_SECONDS};
+use crate::rate::MAX_REFILL_SECONDS;
+
+/// The tokens of the largest datagram: a burst must be at least this.
+pub const MAX_DATAGRAM_COST: u32 = 54;
 
 /// The rate of each source. Every started 1232 bytes of a datagram cost one token; an empty one costs one as well.
 ///
