@@ -158,14 +158,16 @@ struct Found<'a> {
 /// Looks a key up: its own slot, or else the first one to pass.
 fn find(lines: Lines<'_>, own: u32, now: u32) -> Found<'_> {
     let mut first = (&lines[0][0], 0, i32::MAX);
-    for slot in lines.into_iter().flatten() {
-        let seen = slot.load(Ordering::SeqCst);
-        if fingerprint(seen) == own {
-            return Found { slot, seen, is_own: true };
-        }
-        let lead = lead(seen, now);
-        if lead < first.2 {
-            first = (slot, seen, lead);
+    for line in lines {
+        for slot in line {
+            let seen = slot.load(Ordering::SeqCst);
+            if fingerprint(seen) == own {
+                return Found { slot, seen, is_own: true };
+            }
+            let lead = lead(seen, now);
+            if lead < first.2 {
+                first = (slot, seen, lead);
+            }
         }
     }
     Found { slot: first.0, seen: first.1, is_own: false }
@@ -202,6 +204,8 @@ fn lead(entry: u64, now: u32) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -305,17 +309,30 @@ mod tests {
     }
 
     #[test]
-    fn two_workers_share_one_budget() {
-        for round in 0..200 {
+    fn workers_share_one_budget() {
+        let rate = RateTable::rate(1000, 20_000);
+        for key in 0..10 {
             let table = RateTable::new(64);
-            let rate = RateTable::rate(10, 50);
-            let pass = || (0..100).filter(|_| table.allow(round, 1, rate, 0)).count();
+            let both_ready = Barrier::new(2);
+            let pass = || {
+                both_ready.wait();
+                (0..20_000).filter(|_| table.allow(key, 1, rate, 0)).count()
+            };
             let passed = std::thread::scope(|scope| {
                 let other = scope.spawn(pass);
                 pass() + other.join().unwrap()
             });
-            assert!(passed <= 50, "{passed}");
+            assert_eq!(passed, 20_000);
         }
+    }
+
+    #[test]
+    fn keys_in_the_same_lines_are_told_apart() {
+        let table = RateTable::new(SLOTS_PER_LINE);
+        let rate = RateTable::rate(1, 1);
+        let allowed = |key| table.allow(key, 1, rate, 0);
+        assert_eq!((0..SLOTS_PER_LINE).filter(|&key| allowed(key)).count(), SLOTS_PER_LINE);
+        assert_eq!((0..SLOTS_PER_LINE).filter(|&key| allowed(key)).count(), 0);
     }
 
     #[test]
