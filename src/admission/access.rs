@@ -1,4 +1,4 @@
-//! Lists of prefixes: those with a value each, and the two that say who gets a reply.
+//! Sources looked up by their prefix, and the two lists that say which get a reply.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,36 +8,51 @@ use super::prefix::{Prefix, mask};
 /// Prefixes with a value each; the longest that holds an address is the one that counts.
 ///
 /// One look-up for each length that occurs, however many prefixes there are.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PrefixMap<T> {
-    /// By family and length, the longest first.
-    lengths: Vec<(bool, u8, HashMap<IpAddr, T>)>,
+    /// The longest first.
+    lengths: Vec<SameLength<T>>,
+}
+
+/// The prefixes of one family and length.
+#[derive(Debug)]
+struct SameLength<T> {
+    is_ipv4: bool,
+    length: u8,
+    values: HashMap<IpAddr, T>,
+}
+
+impl<T> Default for PrefixMap<T> {
+    fn default() -> Self {
+        Self { lengths: Vec::new() }
+    }
 }
 
 impl<T: Copy> PrefixMap<T> {
-    /// Sets the value of a prefix, whatever it was.
+    /// Sets the value of a prefix, in place of any that it had.
     pub(super) fn insert(&mut self, prefix: Prefix, value: T) {
-        let (ipv4, length) = (prefix.ip.is_ipv4(), prefix.length);
-        let known = self.lengths.iter().position(|&(v4, known, _)| (v4, known) == (ipv4, length));
+        let (is_ipv4, length) = (prefix.ip.is_ipv4(), prefix.length);
+        let known = self.lengths.iter().position(|same| (same.is_ipv4, same.length) == (is_ipv4, length));
         let at = known.unwrap_or_else(|| {
-            let at = self.lengths.partition_point(|&(_, longer, _)| longer > length);
-            self.lengths.insert(at, (ipv4, length, HashMap::new()));
+            let at = self.lengths.partition_point(|same| same.length > length);
+            self.lengths.insert(at, SameLength { is_ipv4, length, values: HashMap::new() });
             at
         });
-        self.lengths[at].2.insert(prefix.ip, value);
+        self.lengths[at].values.insert(prefix.ip, value);
     }
 
-    pub(super) fn longest(&self, ip: IpAddr) -> Option<T> {
-        let of_family = self.lengths.iter().filter(|&&(ipv4, ..)| ipv4 == ip.is_ipv4());
-        of_family.filter_map(|&(_, length, ref prefixes)| prefixes.get(&mask(ip, length)).copied()).next()
+    /// The value of the longest prefix that holds an address.
+    pub(super) fn longest_match(&self, ip: IpAddr) -> Option<T> {
+        let mut of_family = self.lengths.iter().filter(|same| same.is_ipv4 == ip.is_ipv4());
+        of_family.find_map(|same| same.values.get(&mask(ip, same.length)).copied())
     }
 }
 
 /// The sources that get a reply: the longest matching prefix decides; on a tie, deny wins.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct AccessList {
     allowed: PrefixMap<bool>,
-    /// What happens to a source that is on neither list.
+    /// Whether a source that is on neither list gets one.
     others: bool,
 }
 
@@ -50,7 +65,7 @@ impl AccessList {
     }
 
     pub(super) fn allows(&self, source: IpAddr) -> bool {
-        self.allowed.longest(source).unwrap_or(self.others)
+        self.allowed.longest_match(source).unwrap_or(self.others)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rules in force, shared by all workers, and the gate that each of them has.
+//! The rules in force, shared by all workers, and the gate by which each worker asks them.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -6,24 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::budget::{Budget, Now};
 use super::policy::Policy;
+use super::rate_limit::datagram_cost;
 use super::rules::Rules;
-use super::source;
-use crate::rate::{RateLimiter, RateTable};
 use crate::socket::{Datagram, Destination};
 use crate::stats::DropReason;
 
-/// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
-const BYTES_PER_TOKEN: usize = 1232;
 /// Sources that are told apart at once: 512 KiB. Exact under three million random ones a second.
 const SOURCE_SLOTS: usize = 65_536;
-/// The same for sources of what is no packet.
+/// The same for sources of invalid packets.
 const ERROR_SOURCE_SLOTS: usize = 8192;
-/// Error replies to all sources together, each second and at once.
-const ERROR_REPLIES_IN_TOTAL: u32 = 100;
-
 /// Ports that Linux gives to clients that ask for none (`ip_local_port_range` of ip(7)), if nobody changed that.
-const CLIENT_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+pub(super) const CLIENT_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
 /// The rules of one server, shared by its workers.
 #[derive(Debug)]
@@ -34,10 +29,8 @@ pub struct Admission {
     /// Changes with the rules, so that a worker need not lock to see that they have not.
     version: AtomicU64,
     origin: Instant,
-    sources: RateTable,
-    total: RateLimiter,
-    error_sources: RateTable,
-    error_total: RateLimiter,
+    requests: Budget,
+    error_replies: Budget,
 }
 
 impl Admission {
@@ -62,45 +55,31 @@ impl Admission {
         let listening: Vec<_> = listening.into_iter().collect();
         let client_ports =
             *client_ports.start().max(CLIENT_PORTS.start())..=*client_ports.end().min(CLIENT_PORTS.end());
-        let admission = Self {
-            rules: Mutex::new(Arc::new(Rules::new(&listening, &client_ports, policy))),
+        let rules = Rules::new(&listening, &client_ports, policy);
+        Self {
+            requests: Budget::new(SOURCE_SLOTS, rules.request_limit),
+            error_replies: Budget::new(ERROR_SOURCE_SLOTS, rules.error_limit),
+            rules: Mutex::new(Arc::new(rules)),
             listening,
             client_ports,
             version: AtomicU64::new(0),
             origin: Instant::now(),
-            sources: RateTable::new(SOURCE_SLOTS),
-            total: RateLimiter::new(0, 0),
-            error_sources: RateTable::new(ERROR_SOURCE_SLOTS),
-            error_total: RateLimiter::new(0, 0),
-        };
-        admission.set_totals(policy);
-        admission
+        }
     }
 
     /// Changes the policy at once; what sources have spent stays spent, up to a whole burst.
     pub fn set_policy(&self, policy: &Policy) {
         let rules = Arc::new(Rules::new(&self.listening, &self.client_ports, policy));
-        self.set_totals(policy);
-        let (rate, error_rate) = (rules.rate, rules.error_rate);
+        let (request_limit, error_limit) = (rules.request_limit, rules.error_limit);
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
         self.version.fetch_add(1, Ordering::Release);
-        let now = self.ticks(Instant::now());
-        self.sources.change_rate(rate, now);
-        self.error_sources.change_rate(error_rate, now);
-    }
-
-    fn set_totals(&self, policy: &Policy) {
-        self.total.set(policy.rate_limit.total_per_second, policy.rate_limit.total_per_second);
-        let in_total = if policy.error_replies_per_second == 0 { 0 } else { ERROR_REPLIES_IN_TOTAL };
-        self.error_total.set(in_total, in_total);
+        let now = Now::new(Instant::now(), self.origin);
+        self.requests.change_limit(request_limit, now);
+        self.error_replies.change_limit(error_limit, now);
     }
 
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn ticks(&self, now: Instant) -> u64 {
-        RateTable::ticks(now.saturating_duration_since(self.origin))
     }
 }
 
@@ -110,7 +89,7 @@ pub struct Gate {
     admission: Arc<Admission>,
     rules: Arc<Rules>,
     version: u64,
-    now: (Instant, u64),
+    now: Now,
 }
 
 impl Gate {
@@ -118,8 +97,8 @@ impl Gate {
     #[must_use]
     pub fn new(admission: Arc<Admission>) -> Self {
         let version = admission.version.load(Ordering::Acquire);
-        let now = admission.origin;
-        Self { rules: admission.rules(), admission, version, now: (now, 0) }
+        let now = Now::new(admission.origin, admission.origin);
+        Self { rules: admission.rules(), admission, version, now }
     }
 
     /// Begins a batch that was received at this time: rules that have changed are in force from here on.
@@ -129,9 +108,9 @@ impl Gate {
             self.rules = self.admission.rules();
             self.version = version;
         }
-        self.now = (now, self.admission.ticks(now));
-        self.admission.sources.sweep_if_due(self.now.1);
-        self.admission.error_sources.sweep_if_due(self.now.1);
+        self.now = Now::new(now, self.admission.origin);
+        self.admission.requests.begin_batch(self.now);
+        self.admission.error_replies.begin_batch(self.now);
     }
 
     /// Lets the datagram pass, or says why not.
@@ -140,24 +119,19 @@ impl Gate {
     /// The first rule that it breaks.
     pub fn admit(&self, datagram: &Datagram) -> Result<(), DropReason> {
         self.rules.admit(datagram)?;
-        if self.rules.is_exempt(datagram.peer, datagram.destination) {
-            return Ok(());
-        }
-        let tokens = (datagram.payload.len().div_ceil(BYTES_PER_TOKEN)).max(1) as u32;
-        let key = source::key(datagram.peer, self.rules.prefixes);
-        if !self.admission.sources.allow(key, tokens, self.rules.rate, self.now.1) {
-            return Err(DropReason::RateLimit);
-        }
-        if self.admission.total.allow(self.now.0) { Ok(()) } else { Err(DropReason::RateLimit) }
+        let (rules, peer) = (&self.rules, datagram.peer);
+        let cost = datagram_cost(datagram.payload.len());
+        let may_pass = rules.is_exempt(peer, datagram.destination)
+            || self.admission.requests.spend(rules.source(peer), cost, rules.request_limit, self.now);
+        if may_pass { Ok(()) } else { Err(DropReason::RateLimit) }
     }
 
     /// Lets a peer have one more error reply, or says why not.
     pub(crate) fn admit_error_reply(&self, peer: SocketAddr, asked: Option<Destination>) -> Result<(), DropReason> {
-        let rate = self.rules.error_rate;
-        let allowed = self.rules.is_exempt(peer, asked)
-            || self.admission.error_sources.allow(source::key(peer, self.rules.prefixes), 1, rate, self.now.1)
-                && self.admission.error_total.allow(self.now.0);
-        if allowed { Ok(()) } else { Err(DropReason::ErrorLimit) }
+        let rules = &self.rules;
+        let may_have = rules.is_exempt(peer, asked)
+            || self.admission.error_replies.spend(rules.source(peer), 1, rules.error_limit, self.now);
+        if may_have { Ok(()) } else { Err(DropReason::ErrorLimit) }
     }
 }
 
@@ -284,7 +258,7 @@ mod tests {
         let mut policy = Policy::open();
         policy.rate_limit.total_per_second = 50;
         let mut gate = gate(&policy);
-        gate.begin_batch(gate.now.0);
+        gate.begin_batch(gate.now.instant);
         let sources = (0..200).map(|number| format!("192.0.2.{number}:40000"));
         assert_eq!(sources.filter(|peer| gate.admit(&datagram(peer, "203.0.113.1")).is_ok()).count(), 50);
     }
@@ -309,7 +283,7 @@ mod tests {
         let mut policy = limited(1, 80);
         policy.deny = vec!["192.0.2.2".parse().unwrap()];
         gate.admission.set_policy(&policy);
-        gate.begin_batch(gate.now.0);
+        gate.begin_batch(gate.now.instant);
         assert_eq!(passed(&gate, "192.0.2.1:40000", "192.0.2.9"), 20);
         assert_eq!(gate.admit(&datagram("192.0.2.2:1", "192.0.2.9")), Err(DropReason::Access));
     }

@@ -5,6 +5,7 @@
 //! rule exists because an answer would loop, or reach somebody who did not ask (CERT CA-1996-01, CVE-2024-2169).
 
 mod access;
+mod budget;
 mod gate;
 mod policy;
 mod port_set;

@@ -12,7 +12,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The address with the bits beyond `length` cleared; a length over the address's own is its own.
+    /// Makes the prefix of this length that holds an address; one that is longer than the address is all of it.
     #[must_use]
     pub fn of(ip: IpAddr, length: u8) -> Self {
         let ip = ip.to_canonical();
@@ -23,6 +23,7 @@ impl Prefix {
 
 /// Text that is not a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PrefixError {
     /// Not an address, or not a length behind the slash.
     #[error("expected an IP address or prefix, such as \"192.0.2.0/24\" or \"2001:db8::/32\"")]
@@ -33,7 +34,7 @@ pub enum PrefixError {
         /// The address.
         ip: IpAddr,
     },
-    /// Bits beyond the length are set.
+    /// There are bits set beyond the length.
     #[error("`{ip}/{length}` has host bits set; did you mean `{}`?", Prefix::of(*ip, *length))]
     HostBits {
         /// The address; IPv4 is never in mapped form.
@@ -87,15 +88,17 @@ fn width(ip: IpAddr) -> u8 {
 /// The address with the bits beyond `length` cleared.
 pub(super) fn mask(ip: IpAddr, length: u8) -> IpAddr {
     match ip {
-        IpAddr::V4(ip) => {
-            let bits = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
-            Ipv4Addr::from_bits(ip.to_bits() & bits).into()
-        }
-        IpAddr::V6(ip) => {
-            let bits = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
-            Ipv6Addr::from_bits(ip.to_bits() & bits).into()
-        }
+        IpAddr::V4(ip) => mask_ipv4(ip, length).into(),
+        IpAddr::V6(ip) => mask_ipv6(ip, length).into(),
     }
+}
+
+pub(super) fn mask_ipv4(ip: Ipv4Addr, length: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(ip.to_bits() & u32::MAX.unbounded_shl(32_u32.saturating_sub(length.into())))
+}
+
+pub(super) fn mask_ipv6(ip: Ipv6Addr, length: u8) -> Ipv6Addr {
+    Ipv6Addr::from_bits(ip.to_bits() & u128::MAX.unbounded_shl(128_u32.saturating_sub(length.into())))
 }
 
 #[cfg(test)]

@@ -3,8 +3,15 @@
 use super::prefix::Prefix;
 use crate::rate::MAX_REFILL_SECONDS;
 
-/// The tokens of the largest datagram: a burst must be at least this.
-pub const MAX_DATAGRAM_COST: u32 = 54;
+/// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
+const BYTES_PER_TOKEN: usize = 1232;
+/// The tokens that the largest datagram costs: a burst must be at least this.
+pub const MAX_DATAGRAM_COST: u32 = datagram_cost(65_527);
+
+/// The tokens that a datagram with this many bytes of payload costs: one for each [`BYTES_PER_TOKEN`] started.
+pub(super) const fn datagram_cost(bytes: usize) -> u32 {
+    if bytes == 0 { 1 } else { bytes.div_ceil(BYTES_PER_TOKEN) as u32 }
+}
 
 /// The rate of each source. Every started 1232 bytes of a datagram cost one token; an empty one costs one as well.
 ///

@@ -1,29 +1,34 @@
-//! The rules: what is decided about a datagram before anything is spent.
+//! The rules of a policy: what is decided about a datagram before anything is spent.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::access::{AccessList, PrefixMap};
+use super::budget::Limit;
 use super::policy::Policy;
 use super::port_set::PortSet;
-use super::source::is_client;
-use crate::rate::{Rate, RateTable};
+use super::source::{Source, SourcePrefixes, is_client};
+use crate::rate::RateTable;
 use crate::socket::{Datagram, Destination};
 use crate::stats::DropReason;
 
+/// Error replies to all sources together, each second and at once.
+const ERROR_REPLIES_IN_TOTAL: u32 = 100;
 /// The index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX` of the kernel's net/flow.h).
 const LOOPBACK_INTERFACE: u32 = 1;
 
-/// What is decided before a datagram comes.
+/// A policy, and the ports that the server listens on, in the form in which they are looked up.
 #[derive(Debug)]
 pub(super) struct Rules {
     denied_ports: PortSet,
     access: AccessList,
-    pub(super) rate: Rate,
-    pub(super) error_rate: Rate,
-    pub(super) prefixes: (u8, u8),
     exempt: PrefixMap<()>,
     client_ports: RangeInclusive<u16>,
+    source_prefixes: SourcePrefixes,
+    /// For requests.
+    pub(super) request_limit: Limit,
+    /// For error replies.
+    pub(super) error_limit: Limit,
 }
 
 impl Rules {
@@ -35,17 +40,25 @@ impl Rules {
         let limit = &policy.rate_limit;
         let mut exempt = PrefixMap::default();
         limit.exempt.iter().for_each(|&prefix| exempt.insert(prefix, ()));
+        let error_replies = policy.error_replies_per_second;
         Self {
             denied_ports,
             access: AccessList::new(&policy.allow, &policy.deny),
-            rate: RateTable::rate(limit.per_second, limit.burst),
-            error_rate: RateTable::rate(policy.error_replies_per_second, policy.error_replies_per_second),
-            prefixes: (limit.ipv4_prefix, limit.ipv6_prefix),
             exempt,
             client_ports: client_ports.clone(),
+            source_prefixes: SourcePrefixes { ipv4: limit.ipv4_prefix, ipv6: limit.ipv6_prefix },
+            request_limit: Limit {
+                rate: RateTable::rate(limit.per_second, limit.burst),
+                total_per_second: limit.total_per_second,
+            },
+            error_limit: Limit {
+                rate: RateTable::rate(error_replies, error_replies),
+                total_per_second: if error_replies == 0 { 0 } else { ERROR_REPLIES_IN_TOTAL },
+            },
         }
     }
 
+    /// Lets the datagram pass, or gives the first rule that it breaks.
     pub(super) fn admit(&self, datagram: &Datagram) -> Result<(), DropReason> {
         if datagram.truncated {
             return Err(DropReason::Truncated);
@@ -63,11 +76,17 @@ impl Rules {
         if self.access.allows(datagram.peer.ip()) { Ok(()) } else { Err(DropReason::Access) }
     }
 
+    /// Returns whether a peer that asked this destination may spend without limit.
     pub(super) fn is_exempt(&self, peer: SocketAddr, destination: Option<Destination>) -> bool {
         let is_local_client = peer.ip().is_loopback()
             && self.client_ports.contains(&peer.port())
             && destination.is_some_and(|to| to.address.is_loopback() && to.interface == LOOPBACK_INTERFACE);
-        is_local_client || self.exempt.longest(peer.ip()).is_some()
+        is_local_client || self.exempt.longest_match(peer.ip()).is_some()
+    }
+
+    /// The source that a peer is part of.
+    pub(super) fn source(&self, peer: SocketAddr) -> Source {
+        Source::of(peer, self.source_prefixes)
     }
 }
 
@@ -78,6 +97,7 @@ pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::admission::gate::CLIENT_PORTS;
 
     pub(in crate::admission) fn datagram(peer: &str, local: &str) -> Datagram {
         let address: IpAddr = local.parse().unwrap();
@@ -91,7 +111,7 @@ pub(super) mod tests {
     }
 
     fn rules(listening: &[u16], policy: &Policy) -> Rules {
-        Rules::new(listening, &(32_768..=60_999), policy)
+        Rules::new(listening, &CLIENT_PORTS, policy)
     }
 
     fn judge(peer: &str, local: &str) -> Result<(), DropReason> {
