@@ -1,11 +1,11 @@
-//! Sources looked up by their prefix, and the two lists that say which get a reply.
+//! Look-up of an address in lists of prefixes, and the two lists that decide which sources get replies.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::prefix::{Prefix, mask};
 
-/// Prefixes with a value each; the longest that holds an address is the one that counts.
+/// Prefixes with a value each; the longest that holds an address decides.
 ///
 /// One look-up for each length that occurs, however many prefixes there are.
 #[derive(Debug)]
@@ -48,11 +48,11 @@ impl<T: Copy> PrefixMap<T> {
     }
 }
 
-/// The sources that get a reply: the longest matching prefix decides; on a tie, deny wins.
+/// The sources that get replies: the longest matching prefix decides; on a tie, deny wins.
 #[derive(Debug, Default)]
 pub(super) struct AccessList {
     allowed: PrefixMap<bool>,
-    /// Whether a source that is on neither list gets one.
+    /// Whether a source on neither list gets them.
     others: bool,
 }
 

@@ -34,17 +34,17 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Rules that never let source port 0 pass, nor these ports: every one that the server itself listens on.
+    /// Creates rules that deny source port 0 and the ports that the server listens on.
     #[must_use]
     pub fn new(listening: impl IntoIterator<Item = u16>, policy: &Policy) -> Self {
         Self::with_client_ports(listening, &CLIENT_PORTS, policy)
     }
 
-    /// The same on a host that gives these ports to its clients.
+    /// Creates the same rules for a host that gives these ports to its clients.
     ///
-    /// A datagram from one of them, and from one loopback address to another on the loopback interface, has no rate
-    /// limit. On any other port of this host a service may listen, and a forged datagram could join the two: there the
-    /// rate holds. Ports outside 32768-60999, Linux's default, are never exempt: operators widen the range across ports
+    /// A datagram from one of them, from one loopback address to another on the loopback interface, has no rate limit.
+    /// On any other port of this host a service may listen, and a spoofed datagram could make the two loop: there the
+    /// rate applies. Ports outside 32768-60999, Linux's default, are never exempt: operators widen the range across ports
     /// on which services listen.
     #[must_use]
     pub fn with_client_ports(
@@ -67,7 +67,7 @@ impl Admission {
         }
     }
 
-    /// Changes the policy at once; what sources have spent stays spent, up to a whole burst.
+    /// Changes the policy at once. What sources have spent stays spent, up to a whole burst.
     pub fn set_policy(&self, policy: &Policy) {
         let rules = Arc::new(Rules::new(&self.listening, &self.client_ports, policy));
         let (request_limit, error_limit) = (rules.request_limit, rules.error_limit);
@@ -83,7 +83,7 @@ impl Admission {
     }
 }
 
-/// One worker's way to the rules.
+/// One worker's view of the rules.
 #[derive(Debug)]
 pub struct Gate {
     admission: Arc<Admission>,
@@ -93,7 +93,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A way to these rules.
+    /// Creates a view of these rules.
     #[must_use]
     pub fn new(admission: Arc<Admission>) -> Self {
         let version = admission.version.load(Ordering::Acquire);
@@ -101,7 +101,7 @@ impl Gate {
         Self { rules: admission.rules(), admission, version, now }
     }
 
-    /// Begins a batch that was received at this time: rules that have changed are in force from here on.
+    /// Begins a batch that was received at this time: a changed policy takes effect here.
     pub fn begin_batch(&mut self, now: Instant) {
         let version = self.admission.version.load(Ordering::Acquire);
         if version != self.version {
@@ -113,7 +113,7 @@ impl Gate {
         self.admission.error_replies.begin_batch(self.now);
     }
 
-    /// Lets the datagram pass, or says why not.
+    /// Lets the datagram pass, or returns why not.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -126,7 +126,7 @@ impl Gate {
         if may_pass { Ok(()) } else { Err(DropReason::RateLimit) }
     }
 
-    /// Lets a peer have one more error reply, or says why not.
+    /// Lets a peer have one more error reply, or returns why not.
     pub(crate) fn admit_error_reply(&self, peer: SocketAddr, asked: Option<Destination>) -> Result<(), DropReason> {
         let rules = &self.rules;
         let may_have = rules.is_exempt(peer, asked)

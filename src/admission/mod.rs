@@ -1,8 +1,11 @@
-//! May this datagram be answered? Rules on its source and destination, the cheap ones first, then what its source may
-//! spend.
+//! Decides which datagrams get a reply: by rules on source and destination, then by what the source may still spend.
 //!
-//! Plain functions over addresses and one fixed table: nothing here parses or logs, or allocates once it is built. A
-//! rule exists because an answer would loop, or reach somebody who did not ask (CERT CA-1996-01, CVE-2024-2169).
+//! Plain functions over addresses, and tables of fixed size: nothing here reads a packet or writes a log, and judging a
+//! datagram allocates nothing. A rule exists because a reply would loop, or reach somebody who did not ask (CERT
+//! CA-1996-01, CVE-2024-2169).
+//!
+//! A [`Policy`] is what the operator says. `rules` holds it in the form in which it is looked up, `budget` what was
+//! spent; [`Admission`] shares both among the workers, each of which asks through its [`Gate`].
 
 mod access;
 mod budget;

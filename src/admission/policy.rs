@@ -1,29 +1,29 @@
-//! What the operator decides.
+//! The policy: what the operator decides about sources.
 
 use std::ops::RangeInclusive;
 
 use super::prefix::Prefix;
 use super::rate_limit::RateLimit;
 
-/// What the operator decides; the rules against loops and reflection hold whatever it says.
+/// The operator's decisions about sources. The rules against loops and reflection hold regardless of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Policy {
-    /// Sources that are answered; empty = everyone.
+    /// Sources that get replies; empty = all.
     pub allow: Vec<Prefix>,
-    /// Sources that are not; the longest prefix of both lists decides, deny wins a tie.
+    /// Sources that get none. The longest matching prefix in either list decides; on a tie, deny wins.
     pub deny: Vec<Prefix>,
-    /// Source ports that are not answered, beside 0 and those that the server listens on.
+    /// Source ports that get no replies, besides 0 and those that the server listens on.
     pub deny_source_ports: Vec<RangeInclusive<u16>>,
     /// How much one source may spend.
     pub rate_limit: RateLimit,
-    /// Error replies to one source, each second and at once; 0 = no limit, and none on the total of 100 a second
-    /// either. Exempt sources have none.
+    /// Error replies per second, and in a burst, to one source; 100 in total. 0 removes both limits. Exempt sources
+    /// have neither.
     pub error_replies_per_second: u32,
 }
 
 impl Policy {
-    /// Answers everyone, without limits: for a server that is not reached from outside.
+    /// Replies to all sources, without limits: for a server that cannot be reached from outside.
     #[must_use]
     pub fn open() -> Self {
         Self {

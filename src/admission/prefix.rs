@@ -1,10 +1,10 @@
-//! Address prefixes: how they are read and shown.
+//! Prefixes of addresses: read, shown and applied.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A prefix of addresses, `192.0.2.0/24` or `2001:db8::/32`; an address alone is the prefix of it alone.
+/// A prefix of addresses, such as `192.0.2.0/24` or `2001:db8::/32`; a whole address is one as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
     pub(super) ip: IpAddr,
@@ -12,7 +12,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Makes the prefix of this length that holds an address; one that is longer than the address is all of it.
+    /// Cuts an address to a prefix of this many bits; more than it has means all.
     #[must_use]
     pub fn of(ip: IpAddr, length: u8) -> Self {
         let ip = ip.to_canonical();
@@ -25,7 +25,7 @@ impl Prefix {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrefixError {
-    /// Not an address, or not a length behind the slash.
+    /// Not an IP address, optionally followed by a slash and a number.
     #[error("expected an IP address or prefix, such as \"192.0.2.0/24\" or \"2001:db8::/32\"")]
     Syntax,
     /// More bits than an address has.
@@ -34,7 +34,7 @@ pub enum PrefixError {
         /// The address.
         ip: IpAddr,
     },
-    /// There are bits set beyond the length.
+    /// An address with bits set beyond the prefix.
     #[error("`{ip}/{length}` has host bits set; did you mean `{}`?", Prefix::of(*ip, *length))]
     HostBits {
         /// The address; IPv4 is never in mapped form.
