@@ -44,8 +44,8 @@ impl Admission {
     ///
     /// A datagram from one of them, from one loopback address to another on the loopback interface, has no rate limit.
     /// On any other port of this host a service may listen, and a spoofed datagram could make the two loop: there the
-    /// rate applies. Ports outside 32768-60999, Linux's default, are never exempt: operators widen the range across ports
-    /// on which services listen.
+    /// rate applies. Ports outside 32768-60999, Linux's default, are never exempt: operators widen the range across
+    /// ports on which services listen.
     #[must_use]
     pub fn with_client_ports(
         listening: impl IntoIterator<Item = u16>,
@@ -212,6 +212,21 @@ mod tests {
             let passed = passed(&gate, "192.0.2.1:40000", "192.0.2.9");
             // A token takes a whole number of ticks, at least its tenth of a second.
             assert!((regained - 1..=regained).contains(&passed), "{passed} after {milliseconds} ms");
+        }
+    }
+
+    #[test]
+    fn after_fifty_minutes_in_which_32_bits_of_ticks_come_half_round_sources_have_all_tokens_again() {
+        let mut policy = limited(1, 60);
+        policy.error_replies_per_second = 10;
+        let mut gate = gate(&policy);
+        let begin = Instant::now();
+        let peer = "192.0.2.1:40000";
+        for time in [begin, begin + Duration::from_secs(3000)] {
+            gate.begin_batch(time);
+            assert_eq!(passed(&gate, peer, "192.0.2.9"), 60);
+            let replies = (0..100).filter(|_| gate.admit_error_reply(peer.parse().unwrap(), None).is_ok());
+            assert_eq!(replies.count(), 10);
         }
     }
 

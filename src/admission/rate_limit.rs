@@ -43,8 +43,8 @@ pub struct RateLimit {
 /// A burst that is too small for the largest datagram, or takes too long to refill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid burst of {burst} at {per_second} per second: must be at least {MAX_DATAGRAM_COST}, the cost of the largest \
-     datagram, and refill within {MAX_REFILL_SECONDS} s"
+    "invalid burst of {burst} at {per_second} per second: must be at least {MAX_DATAGRAM_COST}, the cost of the \
+     largest datagram, and refill within {MAX_REFILL_SECONDS} s"
 )]
 pub struct RateLimitError {
     per_second: u32,
@@ -58,8 +58,8 @@ impl RateLimit {
         Self { per_second: 0, burst: 0, total_per_second: 0, ipv4_prefix: 32, ipv6_prefix: 64, exempt: Vec::new() }
     }
 
-    /// Gives each source `per_second` tokens a second, of which it can save up `burst`. A rate of 0 is no limit, whatever
-    /// the burst. A source is one IPv4 address or one IPv6 /64.
+    /// Gives each source `per_second` tokens a second, of which it can save up `burst`. A rate of 0 is no limit,
+    /// whatever the burst. A source is one IPv4 address or one IPv6 /64.
     ///
     /// # Errors
     /// The burst is less than [`MAX_DATAGRAM_COST`], or more than the source gains in [`MAX_REFILL_SECONDS`] seconds.
@@ -101,8 +101,8 @@ mod tests {
         }
         assert_eq!(
             RateLimit::per_source(100, 0).unwrap_err().to_string(),
-            "invalid burst of 0 at 100 per second: must be at least 54, the cost of the largest datagram, and refill within \
-             300 s"
+            "invalid burst of 0 at 100 per second: must be at least 54, the cost of the largest datagram, and refill \
+             within 300 s"
         );
     }
 }

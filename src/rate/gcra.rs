@@ -1,7 +1,8 @@
 //! The generic cell rate algorithm (ITU-T I.371), whatever the unit of time.
 //!
-//! All that it remembers is one moment, the theoretical arrival time: when the whole burst will be available again. Here
-//! that moment is a lead, the time by which it is ahead of now; how it is stored is the business of the two limiters.
+//! All that it remembers is one moment, the theoretical arrival time: when the whole burst will be available again.
+//! Here that moment is a lead, the time by which it is ahead of now. The two limiters differ in how they store it: one
+//! as 64 bits of nanoseconds, the other as 32 bits of ticks, so that a table of many fits the cache.
 
 /// A rate with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! How often one thing may happen: one rate, as one atomic word.
 //!
-//! The word is the theoretical arrival time, in 64 bits of nanoseconds, which never come round. An event that is refused
-//! writes nothing, so a flood of them does not contend for the cache line.
+//! The word is the theoretical arrival time, in 64 bits of nanoseconds, which never come round. An event that is
+//! refused writes nothing, so a flood of them does not contend for the cache line.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};

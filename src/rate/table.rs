@@ -1,8 +1,8 @@
 //! A rate for each key, in one table of fixed size: no flood of keys makes it grow.
 //!
 //! A slot holds the theoretical arrival time of one key, in 32 bits of ticks. One that has passed means a whole burst,
-//! which a key without a slot has as well: its slot can go to another key, and nothing is forgotten. The 32 bits come
-//! round, unlike those of [`RateLimiter`](super::RateLimiter): what has passed is cleared before it seems to lie ahead.
+//! which a key without a slot has as well: its slot can go to another key, and nothing is forgotten. As 32 bits come
+//! round, what has passed is cleared before it seems to lie ahead again.
 //!
 //! A look-up reads two cache lines. Only what changes is written, through atomics that all workers share.
 
