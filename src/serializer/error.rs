@@ -1,4 +1,4 @@
-//! Why a packet could not be serialized, or bytes not deserialized.
+//! The errors of serializers, which hold any format's own.
 
 use std::error::Error;
 use std::fmt;
@@ -9,31 +9,31 @@ use std::fmt;
 pub struct SerializeError(#[source] Box<dyn Error + Send + Sync>);
 
 impl SerializeError {
-    /// Says what was wrong with the packet.
+    /// Creates the error from its cause: what was wrong with the packet.
     pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(cause.into())
     }
 }
 
-/// Bytes that are not a valid packet: what was wrong, and where.
+/// Bytes that are not a valid packet, with what was wrong and where.
 #[derive(Debug)]
-pub struct DeserializeError(Fault);
+pub struct DeserializeError(Reason);
 
 #[derive(Debug)]
-enum Fault {
+enum Reason {
     Json(serde_json::Error),
-    Other { message: Box<str>, position: Option<(usize, usize)> },
+    Custom { message: Box<str>, position: Option<(usize, usize)> },
 }
 
 impl DeserializeError {
-    /// Says what was wrong, in lower case and without a full stop.
+    /// Creates the error from what was wrong, in lower case and without a full stop.
     pub fn new(message: impl Into<Box<str>>) -> Self {
-        Self(Fault::Other { message: message.into(), position: None })
+        Self(Reason::Custom { message: message.into(), position: None })
     }
 
-    /// Says what was wrong at this line and column, both counted from 1.
+    /// Creates the error from what was wrong at this line and column, both counted from 1.
     pub fn at(line: usize, column: usize, message: impl Into<Box<str>>) -> Self {
-        Self(Fault::Other { message: message.into(), position: Some((line, column)) })
+        Self(Reason::Custom { message: message.into(), position: Some((line, column)) })
     }
 
     /// The line, counted from 1, when the format has lines.
@@ -50,24 +50,24 @@ impl DeserializeError {
 
     fn position(&self) -> Option<(usize, usize)> {
         match &self.0 {
-            Fault::Json(error) => (error.line() > 0).then(|| (error.line(), error.column())),
-            Fault::Other { position, .. } => *position,
+            Reason::Json(error) => (error.line() > 0).then(|| (error.line(), error.column())),
+            Reason::Custom { position, .. } => *position,
         }
     }
 }
 
 impl From<serde_json::Error> for DeserializeError {
     fn from(error: serde_json::Error) -> Self {
-        Self(Fault::Json(error))
+        Self(Reason::Json(error))
     }
 }
 
 impl fmt::Display for DeserializeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Fault::Json(error) => error.fmt(f),
-            Fault::Other { message, position: None } => f.write_str(message),
-            Fault::Other { message, position: Some((line, column)) } => {
+            Reason::Json(error) => error.fmt(f),
+            Reason::Custom { message, position: None } => f.write_str(message),
+            Reason::Custom { message, position: Some((line, column)) } => {
                 write!(f, "{message} at line {line} column {column}")
             }
         }

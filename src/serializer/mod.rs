@@ -1,7 +1,7 @@
-//! Packet to bytes and back.
+//! Packets to bytes and back.
 //!
-//! [`JsonSerializer`] carries any serde type, [`RawJson`] is JSON that was validated and kept as the very bytes that
-//! came, [`BytesSerializer`] carries anything. Knows no sockets, no sizes and no conversations.
+//! [`JsonSerializer`] carries any serde type, [`RawJsonSerializer`] JSON that is validated and kept as received,
+//! [`BytesSerializer`] any bytes. Knows no sockets, no size limits and no conversations.
 
 mod error;
 mod json;
@@ -42,13 +42,13 @@ pub trait Serializer {
     /// The packets that are received.
     type Received;
 
-    /// The bytes of a packet.
+    /// Turns a packet into bytes.
     ///
     /// # Errors
     /// The packet has no form in bytes: a JSON object with a key that is not a string, for example.
     fn serialize(&self, packet: Self::Sent) -> Result<Bytes, SerializeError>;
 
-    /// The packet in these bytes, which may share them.
+    /// Reads the packet in these bytes, which it may share.
     ///
     /// # Errors
     /// The bytes are not a packet; the error says where.

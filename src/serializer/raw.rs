@@ -1,10 +1,10 @@
-//! Bytes as they are.
+//! Packets that are any bytes.
 
 use bytes::Bytes;
 
 use super::{DeserializeError, SerializeError, Serializer};
 
-/// Any bytes are a packet: the echo protocol of RFC 862.
+/// Takes any bytes as a packet: the echo protocol of RFC 862.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BytesSerializer;
 
