@@ -1,18 +1,18 @@
-//! A stranger's bytes as one line of printable ASCII, cut at a limit.
+//! Untrusted bytes as one line of printable ASCII, cut at a limit.
 //!
 //! JSON may hold raw newlines between its tokens and control or bidirectional characters inside its strings; plain
-//! bytes may hold anything. What is written here is safe for a log line and for a terminal. This room knows bytes only.
+//! bytes may hold anything. What is written here is safe in a log line and on a terminal. Knows bytes only.
 
 use std::fmt::{self, Display, Write};
 
 use crate::counted::counted;
 
-/// How bytes are read before they are shown.
+/// How bytes are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
-    /// Text: blanks outside JSON strings are collapsed, what is not printable ASCII becomes `\uXXXX`.
+    /// Text: blanks outside JSON strings are collapsed, all but printable ASCII becomes `\uXXXX`.
     Json,
-    /// Any bytes: what is not printable ASCII, and the backslash itself, becomes `\xNN`.
+    /// Any bytes: all but printable ASCII, and the backslash itself, becomes `\xNN`.
     Raw,
 }
 
@@ -34,7 +34,7 @@ pub struct Printable<'a> {
 }
 
 impl<'a> Printable<'a> {
-    /// Shows JSON: it stays JSON of the same meaning, and blanks between its tokens become one space.
+    /// Shows JSON as JSON of the same meaning; blanks between its tokens become one space.
     #[must_use]
     pub fn json(bytes: &'a [u8]) -> Self {
         Self { bytes, style: Style::Json, limit: usize::MAX }
@@ -55,9 +55,9 @@ impl<'a> Printable<'a> {
     fn fmt_raw(&self, line: &mut Line<'_, '_>) -> fmt::Result {
         for (at, &byte) in self.bytes.iter().enumerate() {
             let shown = match byte {
-                b'\\' => line.unit(format_args!("\\x5c"))?,
+                b'\\' => line.escape(format_args!("\\x5c"))?,
                 b' '..=b'~' => line.character(byte)?,
-                _ => line.unit(format_args!("\\x{byte:02x}"))?,
+                _ => line.escape(format_args!("\\x{byte:02x}"))?,
             };
             if !shown {
                 return line.cut(self.bytes.len() - at);
@@ -77,7 +77,7 @@ impl<'a> Printable<'a> {
                 at += character.len_utf8();
             }
             for &byte in chunk.invalid() {
-                if !line.unit(format_args!("\\x{byte:02x}"))? {
+                if !line.escape(format_args!("\\x{byte:02x}"))? {
                     return line.cut(self.bytes.len() - at);
                 }
                 at += 1;
@@ -87,7 +87,7 @@ impl<'a> Printable<'a> {
     }
 }
 
-/// The beginning of a text that takes at most this many bytes, cut between characters.
+/// The beginning of a text: at most this many bytes, cut between characters.
 #[cfg(feature = "daemon")]
 pub(crate) fn beginning(text: &str, max_bytes: usize) -> &str {
     let end = (0..=max_bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
@@ -111,7 +111,7 @@ struct Line<'a, 'f> {
 }
 
 impl Line<'_, '_> {
-    /// Writes one character if it fits; says whether it did.
+    /// Writes one character if it fits; returns whether it did.
     fn character(&mut self, byte: u8) -> Result<bool, fmt::Error> {
         if self.left == 0 {
             return Ok(false);
@@ -121,8 +121,8 @@ impl Line<'_, '_> {
         Ok(true)
     }
 
-    /// Writes one escape, whole or not at all; says whether it did.
-    fn unit(&mut self, escape: fmt::Arguments<'_>) -> Result<bool, fmt::Error> {
+    /// Writes one escape, whole or not at all; returns whether it did.
+    fn escape(&mut self, text: fmt::Arguments<'_>) -> Result<bool, fmt::Error> {
         struct Length(usize);
         impl Write for Length {
             fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -131,15 +131,16 @@ impl Line<'_, '_> {
             }
         }
         let mut length = Length(0);
-        length.write_fmt(escape)?;
+        length.write_fmt(text)?;
         if length.0 > self.left {
             return Ok(false);
         }
         self.left -= length.0;
-        self.out.write_fmt(escape)?;
+        self.out.write_fmt(text)?;
         Ok(true)
     }
 
+    /// Ends a line that is cut before this many bytes of input.
     fn cut(&mut self, bytes: usize) -> fmt::Result {
         write!(self.out, " ... ({} left out)", counted(bytes as u64, "byte"))
     }
@@ -151,13 +152,14 @@ struct JsonText {
     in_string: bool,
     after_backslash: bool,
     blank_pending: bool,
-    begun: bool,
+    started: bool,
 }
 
 impl JsonText {
+    /// Writes the next character if it fits; returns whether it did.
     fn show(&mut self, character: char, line: &mut Line<'_, '_>) -> Result<bool, fmt::Error> {
         if !self.in_string && matches!(character, ' ' | '\t' | '\n' | '\r') {
-            self.blank_pending = self.begun;
+            self.blank_pending = self.started;
             return Ok(true);
         }
         if self.blank_pending {
@@ -166,7 +168,7 @@ impl JsonText {
             }
             self.blank_pending = false;
         }
-        self.begun = true;
+        self.started = true;
         if self.in_string {
             match character {
                 _ if self.after_backslash => self.after_backslash = false,
@@ -179,14 +181,10 @@ impl JsonText {
         }
         match u8::try_from(character) {
             Ok(byte @ b' '..=b'~') => line.character(byte),
-            _ => {
-                let mut units = [0; 2];
-                match *character.encode_utf16(&mut units) {
-                    [unit] => line.unit(format_args!("\\u{unit:04x}")),
-                    [high, low] => line.unit(format_args!("\\u{high:04x}\\u{low:04x}")),
-                    _ => Ok(true),
-                }
-            }
+            _ => match *character.encode_utf16(&mut [0; 2]) {
+                [high, low] => line.escape(format_args!("\\u{high:04x}\\u{low:04x}")),
+                _ => line.escape(format_args!("\\u{:04x}", u32::from(character))),
+            },
         }
     }
 }

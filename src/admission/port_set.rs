@@ -15,16 +15,16 @@ impl Default for PortSet {
 }
 
 impl PortSet {
-    /// Adds a range, whole words at a time; one that ends before it begins has no ports.
+    /// Adds a range, a word at a time; a range that ends before it starts is empty.
     pub(super) fn insert(&mut self, ports: &RangeInclusive<u16>) {
         let (first, last) = (*ports.start(), *ports.end());
         if first > last {
             return;
         }
         for word in first / BITS..=last / BITS {
-            let from = if word == first / BITS { first % BITS } else { 0 };
-            let to = if word == last / BITS { last % BITS } else { BITS - 1 };
-            self.0[usize::from(word)] |= u64::MAX >> (BITS - 1 - to) & u64::MAX << from;
+            let start = if word == first / BITS { first % BITS } else { 0 };
+            let end = if word == last / BITS { last % BITS } else { BITS - 1 };
+            self.0[usize::from(word)] |= u64::MAX >> (BITS - 1 - end) & u64::MAX << start;
         }
     }
 

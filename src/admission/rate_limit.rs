@@ -1,9 +1,19 @@
-//! The rate of each source, as an operator sets it.
+//! The rate of each source, as the operator sets it.
 
 use super::prefix::Prefix;
-use super::{MAX_DATAGRAM_COST, MAX_REFILL_SECONDS};
+use crate::rate::MAX_REFILL_SECONDS;
 
-/// The rate of each source. Every started 1232 bytes of a datagram cost one token; an empty one costs one as well.
+/// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
+const BYTES_PER_TOKEN: usize = 1232;
+/// The tokens that the largest datagram costs: a burst must be at least this.
+pub const MAX_DATAGRAM_COST: u32 = datagram_cost(65_527);
+
+/// The tokens that a datagram with this many bytes of payload costs: one for each [`BYTES_PER_TOKEN`] started.
+pub(super) const fn datagram_cost(bytes: usize) -> u32 {
+    if bytes == 0 { 1 } else { bytes.div_ceil(BYTES_PER_TOKEN) as u32 }
+}
+
+/// The rate of each source. Every started 1232 bytes of a datagram cost one token, and so does an empty datagram.
 ///
 /// ```
 /// use echo_udpd::admission::{Policy, RateLimit};
@@ -18,23 +28,23 @@ use super::{MAX_DATAGRAM_COST, MAX_REFILL_SECONDS};
 pub struct RateLimit {
     pub(super) per_second: u32,
     pub(super) burst: u32,
-    /// Datagrams from all sources that are not exempt, each second and at once; 0 = no limit.
+    /// Datagrams per second, and in a burst, from all sources together that are not exempt; 0 = no limit.
     pub total_per_second: u32,
     /// Bits of an IPv4 address that make one source.
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that make one source. Link-local and NAT64 addresses are counted individually, Teredo
     /// ones by the client's IPv4 address, 6to4 ones by at most 48 bits, which is what one IPv4 address has.
     pub ipv6_prefix: u8,
-    /// Sources without a limit. A client on this host that asks a loopback address has none either: see
+    /// Sources without a limit. Clients on this host that use a loopback address have none either: see
     /// [`Admission::with_client_ports`](super::Admission::with_client_ports).
     pub exempt: Vec<Prefix>,
 }
 
-/// A burst that would never let a large datagram pass, or would take too long to refill.
+/// A burst that is too small for the largest datagram, or takes too long to refill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a burst of {burst} tokens at {per_second} a second: it must be at least {MAX_DATAGRAM_COST}, the cost of the largest \
-     datagram, and refill within {MAX_REFILL_SECONDS} s"
+    "invalid burst of {burst} at {per_second} per second: must be at least {MAX_DATAGRAM_COST}, the cost of the \
+     largest datagram, and refill within {MAX_REFILL_SECONDS} s"
 )]
 pub struct RateLimitError {
     per_second: u32,
@@ -42,14 +52,14 @@ pub struct RateLimitError {
 }
 
 impl RateLimit {
-    /// No limit.
+    /// Sets no limit.
     #[must_use]
     pub fn unlimited() -> Self {
         Self { per_second: 0, burst: 0, total_per_second: 0, ipv4_prefix: 32, ipv6_prefix: 64, exempt: Vec::new() }
     }
 
-    /// Gives each source `per_second` tokens a second, of which it may spend at most `burst` at once; a rate of 0 is no
-    /// limit, whatever the burst. A source is one IPv4 address or one IPv6 /64.
+    /// Gives each source `per_second` tokens a second, of which it can save up `burst`. A rate of 0 is no limit,
+    /// whatever the burst. A source is one IPv4 address or one IPv6 /64.
     ///
     /// # Errors
     /// The burst is less than [`MAX_DATAGRAM_COST`], or more than the source gains in [`MAX_REFILL_SECONDS`] seconds.
@@ -68,7 +78,7 @@ impl RateLimit {
         self.per_second
     }
 
-    /// The tokens that it may spend at once.
+    /// The tokens that a source can save up and spend at once.
     #[must_use]
     pub fn burst(&self) -> u32 {
         self.burst
@@ -91,7 +101,7 @@ mod tests {
         }
         assert_eq!(
             RateLimit::per_source(100, 0).unwrap_err().to_string(),
-            "a burst of 0 tokens at 100 a second: it must be at least 54, the cost of the largest datagram, and refill \
+            "invalid burst of 0 at 100 per second: must be at least 54, the cost of the largest datagram, and refill \
              within 300 s"
         );
     }

@@ -1,4 +1,4 @@
-//! JSON (RFC 8259): into any serde type, or validated in place and kept as it came.
+//! JSON (RFC 8259): read into any serde type, or validated in place and kept as received.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,13 +11,13 @@ use serde_json::value::RawValue;
 
 use super::{DeserializeError, SerializeError, Serializer};
 
-/// JSON of any serde type: sends an `S`, receives an `R`; [`serde_json::Value`] unless you say otherwise.
+/// JSON of any serde type: sends an `S`, receives an `R`; by default both are [`serde_json::Value`].
 ///
 /// What is sent is compact: no blanks between tokens.
 pub struct JsonSerializer<S = Value, R = S>(PhantomData<fn(S) -> R>);
 
 impl<S, R> JsonSerializer<S, R> {
-    /// A serializer; it holds nothing.
+    /// Creates the serializer, which holds nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self(PhantomData)
@@ -57,18 +57,18 @@ impl<S, R> fmt::Debug for JsonSerializer<S, R> {
     }
 }
 
-/// Valid JSON, held as the very bytes that came: blanks around the value, key order, digits and escapes included.
+/// Valid JSON, kept exactly as received: blanks around the value, key order, digits and escapes included.
 ///
-/// Validating reads each byte once, without recursion and without building a value, so depth is no danger; lone
+/// Validating reads each byte once, without recursion and without building a value, so nesting is no danger; lone
 /// surrogate escapes and numbers of any size are within the grammar (RFC 8259 s7, s6). A clone shares the bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RawJson(Bytes);
 
 impl RawJson {
-    /// Validates these bytes and keeps them.
+    /// Validates bytes and keeps them.
     ///
     /// # Errors
-    /// They are not exactly one JSON value in UTF-8 without a byte order mark.
+    /// The bytes are not exactly one JSON value in UTF-8 without a byte order mark.
     pub fn parse(bytes: Bytes) -> Result<Self, DeserializeError> {
         let _: &RawValue = serde_json::from_slice(&bytes)?;
         Ok(Self(bytes))
@@ -110,7 +110,7 @@ impl AsRef<[u8]> for RawJson {
 }
 
 impl fmt::Display for RawJson {
-    /// The text as it came, newlines and control characters included; for a log line or a terminal use
+    /// Writes the text as received, newlines and control characters included; for a log line or a terminal use
     /// [`Printable`](crate::printable::Printable).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.0))
@@ -123,7 +123,7 @@ impl fmt::Debug for RawJson {
     }
 }
 
-/// Carries [`RawJson`]: sends and receives without copying a byte.
+/// Carries [`RawJson`] without copying a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawJsonSerializer;
 

@@ -1,15 +1,17 @@
-//! Packet to bytes and back.
+//! Packets to bytes and back.
 //!
-//! [`JsonSerializer`] carries any serde type, [`RawJson`] is JSON that was validated and kept as the very bytes that
-//! came, [`BytesSerializer`] carries anything. Knows no sockets, no sizes and no conversations.
+//! [`JsonSerializer`] carries any serde type, [`RawJsonSerializer`] JSON that is validated and kept as received,
+//! [`BytesSerializer`] any bytes. Knows no sockets, no size limits and no conversations.
 
+mod error;
 mod json;
-
-use std::error::Error;
-use std::fmt;
+mod raw;
 
 use bytes::Bytes;
-pub use json::{JsonSerializer, RawJson, RawJsonSerializer};
+
+pub use self::error::{DeserializeError, SerializeError};
+pub use self::json::{JsonSerializer, RawJson, RawJsonSerializer};
+pub use self::raw::BytesSerializer;
 
 /// Turns a packet into the bytes of a datagram, and back.
 ///
@@ -40,125 +42,15 @@ pub trait Serializer {
     /// The packets that are received.
     type Received;
 
-    /// The bytes of a packet.
+    /// Turns a packet into bytes.
     ///
     /// # Errors
     /// The packet has no form in bytes: a JSON object with a key that is not a string, for example.
     fn serialize(&self, packet: Self::Sent) -> Result<Bytes, SerializeError>;
 
-    /// The packet in these bytes, which may share them.
+    /// Reads the packet in these bytes, which it may share.
     ///
     /// # Errors
     /// The bytes are not a packet; the error says where.
     fn deserialize(&self, bytes: Bytes) -> Result<Self::Received, DeserializeError>;
-}
-
-/// Any bytes are a packet: the echo protocol of RFC 862.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BytesSerializer;
-
-impl Serializer for BytesSerializer {
-    type Sent = Bytes;
-    type Received = Bytes;
-
-    fn serialize(&self, packet: Bytes) -> Result<Bytes, SerializeError> {
-        Ok(packet)
-    }
-
-    fn deserialize(&self, bytes: Bytes) -> Result<Bytes, DeserializeError> {
-        Ok(bytes)
-    }
-}
-
-/// A packet that has no form in bytes.
-#[derive(Debug, thiserror::Error)]
-#[error("serialize packet")]
-pub struct SerializeError(#[source] Box<dyn Error + Send + Sync>);
-
-impl SerializeError {
-    /// Says what was wrong with the packet.
-    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(cause.into())
-    }
-}
-
-/// Bytes that are not a valid packet: what was wrong, and where.
-#[derive(Debug)]
-pub struct DeserializeError(Fault);
-
-#[derive(Debug)]
-enum Fault {
-    Json(serde_json::Error),
-    Other { message: Box<str>, position: Option<(usize, usize)> },
-}
-
-impl DeserializeError {
-    /// Says what was wrong, in lower case and without a full stop.
-    pub fn new(message: impl Into<Box<str>>) -> Self {
-        Self(Fault::Other { message: message.into(), position: None })
-    }
-
-    /// Says what was wrong at this line and column, both counted from 1.
-    pub fn at(line: usize, column: usize, message: impl Into<Box<str>>) -> Self {
-        Self(Fault::Other { message: message.into(), position: Some((line, column)) })
-    }
-
-    /// The line, counted from 1, when the format has lines.
-    #[must_use]
-    pub fn line(&self) -> Option<usize> {
-        self.position().map(|(line, _)| line)
-    }
-
-    /// The column in bytes, counted from 1 (0: before the line's first byte), when the format has lines.
-    #[must_use]
-    pub fn column(&self) -> Option<usize> {
-        self.position().map(|(_, column)| column)
-    }
-
-    fn position(&self) -> Option<(usize, usize)> {
-        match &self.0 {
-            Fault::Json(error) => (error.line() > 0).then(|| (error.line(), error.column())),
-            Fault::Other { position, .. } => *position,
-        }
-    }
-}
-
-impl From<serde_json::Error> for DeserializeError {
-    fn from(error: serde_json::Error) -> Self {
-        Self(Fault::Json(error))
-    }
-}
-
-impl fmt::Display for DeserializeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Fault::Json(error) => error.fmt(f),
-            Fault::Other { message, position: None } => f.write_str(message),
-            Fault::Other { message, position: Some((line, column)) } => {
-                write!(f, "{message} at line {line} column {column}")
-            }
-        }
-    }
-}
-
-impl Error for DeserializeError {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_bytes_are_carried_as_they_are() {
-        let bytes = Bytes::from_static(b"\x00\xff any \n");
-        let packet = BytesSerializer.deserialize(bytes.clone()).unwrap();
-        assert_eq!(BytesSerializer.serialize(packet).unwrap().as_ptr(), bytes.as_ptr());
-    }
-
-    #[test]
-    fn a_custom_error_says_where() {
-        let error = DeserializeError::at(2, 7, "unknown verb");
-        assert_eq!(error.to_string(), "unknown verb at line 2 column 7");
-        assert_eq!((error.line(), error.column()), (Some(2), Some(7)));
-        assert_eq!(DeserializeError::new("too short").to_string(), "too short");
-    }
 }
