@@ -20,6 +20,25 @@ pub(super) fn install(steps: &mut Steps) {
     assert_eq!(steps.container.sh("systemctl is-enabled echo-udpd"), "enabled\n");
 }
 
+/// Without the package, what it installs comes from a clone: the service replies, reloads, and its log is explained.
+pub(super) fn install_by_hand(steps: &mut Steps) {
+    steps.container.sh("cd /srv/clone; mkdir -p target/release config packaging/systemd
+         cp /usr/bin/echo-udpd /usr/bin/echo-udp target/release
+         cp /etc/echo-udpd/echo-udpd.toml config
+         cp /usr/libexec/echo-udpd/check-running packaging/systemd
+         cp /usr/lib/systemd/system/echo-udpd.* /usr/lib/systemd/catalog/echo-udpd.catalog packaging/systemd
+         chmod a-x packaging/systemd/check-running; dpkg --purge echo-udpd; journalctl --update-catalog");
+    steps.run_all();
+    steps.container.is_answered(ANYWHERE, "1");
+    steps.container.sh("systemctl reload echo-udpd");
+    let explained = steps.container.sh("journalctl -x -u echo-udpd");
+    assert!(explained.contains("Subject: Listening\n"), "{}: {explained}", steps.place());
+    assert_eq!(steps.container.sh("systemctl is-enabled echo-udpd"), "enabled\n");
+    steps.container.sh("systemctl disable --now echo-udpd
+         rm -r /usr/bin/echo-udp* /etc/echo-udpd /usr/libexec/echo-udpd /usr/lib/systemd/system/echo-udpd.*
+         rm /usr/lib/systemd/catalog/echo-udpd.catalog; dpkg -i /packages/now.deb; journalctl --update-catalog");
+}
+
 /// A file that only root can read keeps the service from starting; a score is what README says.
 pub(super) fn readable_and_secure(steps: &mut Steps) {
     steps.container.sh(&format!("chmod 600 {FILE}"));
