@@ -22,6 +22,7 @@ const SETTINGS_PAGE: &str = "packaging/man/echo-udpd.toml.5";
 const CATALOG: &str = "packaging/systemd/echo-udpd.catalog";
 const SERVICE: &str = "packaging/systemd/echo-udpd.service";
 const SOCKET: &str = "packaging/systemd/echo-udpd.socket";
+const PORT_7: &str = "packaging/systemd/port-7.conf";
 const SOCKET_ONLY: &str = "packaging/systemd/socket-only.conf";
 const SYSCTL: &str = "packaging/sysctl.d/echo-udpd.conf";
 const SETTINGS: &str = "config/echo-udpd.toml";
@@ -52,6 +53,7 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (README, "get the whole buffers", InContainer(proofs::whole_buffers)),
     (README, "let systemd hold the port", InContainer(proofs::socket_unit)),
     (README, "change the port of the socket unit", InContainer(proofs::port_of_socket_unit)),
+    (README, "let systemd hold port 7", InContainer(proofs::socket_unit_on_port_seven)),
     (README, "take away the service's network as well", InContainer(proofs::no_network)),
     (README, "go back to the service's own sockets", InContainer(proofs::own_sockets_again)),
     (README, "stop it", InContainer(proofs::stop)),
@@ -68,7 +70,8 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (SERVICE_PAGE, "A port below 1024", InContainer(proofs::port_seven)),
     (SERVICE_PAGE, "The socket unit, block 1", InContainer(proofs::socket_unit)),
     (SERVICE_PAGE, "The socket unit", InContainer(proofs::port_of_socket_unit)),
-    (SERVICE_PAGE, "The socket unit, block 3", InContainer(proofs::no_network)),
+    (SERVICE_PAGE, "The socket unit, block 3", InContainer(proofs::socket_unit_on_port_seven)),
+    (SERVICE_PAGE, "The socket unit, block 4", InContainer(proofs::no_network)),
     (SERVICE_PAGE, "RELOAD", InContainer(proofs::reload)),
     (SERVICE_PAGE, "SIGNALS", InContainer(proofs::counters)),
     (SERVICE_PAGE, "LOG", InContainer(proofs::read_log)),
@@ -88,6 +91,7 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (SYSCTL, "comments", InContainer(proofs::whole_buffers)),
     (SERVICE, "comments", InContainer(proofs::port_seven)),
     (SOCKET, "comments", InContainer(proofs::port_of_socket_unit)),
+    (PORT_7, "comments", InContainer(proofs::socket_unit_on_port_seven)),
     (SOCKET_ONLY, "comments", InContainer(proofs::no_network)),
 ];
 
