@@ -18,11 +18,12 @@ pub(super) struct Recipe {
 
 const PAGES: [&str; 3] = ["packaging/man/echo-udp.1", "packaging/man/echo-udpd.8", "packaging/man/echo-udpd.toml.5"];
 const CATALOG: &str = "packaging/systemd/echo-udpd.catalog";
-const COMMENTED: [&str; 5] = [
+const COMMENTED: [&str; 6] = [
     "config/echo-udpd.toml",
     "packaging/sysctl.d/echo-udpd.conf",
     "packaging/systemd/echo-udpd.service",
     "packaging/systemd/echo-udpd.socket",
+    "packaging/systemd/port-7.conf",
     "packaging/systemd/socket-only.conf",
 ];
 
@@ -82,6 +83,13 @@ pub(super) fn shown_lines(document: &str, first: &str, second: &str) -> String {
     let begin = begin.unwrap_or_else(|| panic!("{document} does not show {first} and {second}"));
     let shown = lines[begin..].iter().copied().take_while(is_code).take_while(commented).map(plain);
     shown.collect::<Vec<_>>().join("\n")
+}
+
+/// The line that a document shows which begins like this.
+pub(super) fn shown_line(document: &str, start: &str) -> String {
+    let text = read(document);
+    let line = text.lines().map(unescape).find(|line| line.starts_with(start));
+    line.unwrap_or_else(|| panic!("{document} does not show {start}"))
 }
 
 /// What README shows in its blocks of this language below a heading, a string each.

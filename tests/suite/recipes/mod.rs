@@ -22,6 +22,7 @@ const SETTINGS_PAGE: &str = "packaging/man/echo-udpd.toml.5";
 const CATALOG: &str = "packaging/systemd/echo-udpd.catalog";
 const SERVICE: &str = "packaging/systemd/echo-udpd.service";
 const SOCKET: &str = "packaging/systemd/echo-udpd.socket";
+const PORT_7: &str = "packaging/systemd/port-7.conf";
 const SOCKET_ONLY: &str = "packaging/systemd/socket-only.conf";
 const SYSCTL: &str = "packaging/sysctl.d/echo-udpd.conf";
 const SETTINGS: &str = "config/echo-udpd.toml";
@@ -39,9 +40,10 @@ use Proof::{InContainer, Session};
 const PROOFS: &[(&str, &str, Proof)] = &[
     (README, "A session with netcat, block 1", Session),
     (README, "A session with netcat, block 2", Session),
+    (README, "Install, block 1", InContainer(proofs::install)),
+    (README, "Install, block 2", InContainer(proofs::install_by_hand)),
     (README, "As a service of systemd", InContainer(proofs::readable_and_secure)),
-    (README, "As a service of systemd, block 1", InContainer(proofs::install)),
-    (README, "As a service of systemd, block 2", Session),
+    (README, "As a service of systemd, block 1", Session),
     (README, "change a setting", InContainer(proofs::reload)),
     (README, "change the port", InContainer(proofs::other_port)),
     (README, "use port 7, echo's own", InContainer(proofs::port_seven)),
@@ -51,6 +53,7 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (README, "get the whole buffers", InContainer(proofs::whole_buffers)),
     (README, "let systemd hold the port", InContainer(proofs::socket_unit)),
     (README, "change the port of the socket unit", InContainer(proofs::port_of_socket_unit)),
+    (README, "let systemd hold port 7", InContainer(proofs::socket_unit_on_port_seven)),
     (README, "take away the service's network as well", InContainer(proofs::no_network)),
     (README, "go back to the service's own sockets", InContainer(proofs::own_sockets_again)),
     (README, "stop it", InContainer(proofs::stop)),
@@ -67,7 +70,8 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (SERVICE_PAGE, "A port below 1024", InContainer(proofs::port_seven)),
     (SERVICE_PAGE, "The socket unit, block 1", InContainer(proofs::socket_unit)),
     (SERVICE_PAGE, "The socket unit", InContainer(proofs::port_of_socket_unit)),
-    (SERVICE_PAGE, "The socket unit, block 3", InContainer(proofs::no_network)),
+    (SERVICE_PAGE, "The socket unit, block 3", InContainer(proofs::socket_unit_on_port_seven)),
+    (SERVICE_PAGE, "The socket unit, block 4", InContainer(proofs::no_network)),
     (SERVICE_PAGE, "RELOAD", InContainer(proofs::reload)),
     (SERVICE_PAGE, "SIGNALS", InContainer(proofs::counters)),
     (SERVICE_PAGE, "LOG", InContainer(proofs::read_log)),
@@ -87,6 +91,7 @@ const PROOFS: &[(&str, &str, Proof)] = &[
     (SYSCTL, "comments", InContainer(proofs::whole_buffers)),
     (SERVICE, "comments", InContainer(proofs::port_seven)),
     (SOCKET, "comments", InContainer(proofs::port_of_socket_unit)),
+    (PORT_7, "comments", InContainer(proofs::socket_unit_on_port_seven)),
     (SOCKET_ONLY, "comments", InContainer(proofs::no_network)),
 ];
 
@@ -94,7 +99,7 @@ const PROOFS: &[(&str, &str, Proof)] = &[
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("cargo run --release", "builds; its session is proved with the program of this build"),
     ("cargo test", "is running"),
-    ("cargo test --test suite systemd::", "is running"),
+    ("cargo build --release", "builds what the package installs"),
     ("cargo doc --open", "opens a browser"),
     ("cargo deb", "makes the package that the containers install"),
     ("cargo install cargo-deb", "needs the network"),

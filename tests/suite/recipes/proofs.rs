@@ -1,6 +1,6 @@
 //! What each recipe must achieve, in the words of the place that shows it.
 
-use super::documents::{blocks, shown_lines};
+use super::documents::{blocks, shown_line, shown_lines};
 use super::steps::{FILE, Steps};
 use super::{CATALOG, README, SERVICE, SERVICE_PAGE, SOCKET};
 use crate::harness::container::{ANYWHERE, at};
@@ -18,6 +18,25 @@ pub(super) fn install(steps: &mut Steps) {
     steps.run_all();
     steps.container.is_answered(ANYWHERE, "1");
     assert_eq!(steps.container.sh("systemctl is-enabled echo-udpd"), "enabled\n");
+}
+
+/// Without the package, what it installs comes from a clone: the service replies, reloads, and its log is explained.
+pub(super) fn install_by_hand(steps: &mut Steps) {
+    steps.container.sh("cd /srv/clone; mkdir -p target/release config packaging/systemd
+         cp /usr/bin/echo-udpd /usr/bin/echo-udp target/release
+         cp /etc/echo-udpd/echo-udpd.toml config
+         cp /usr/libexec/echo-udpd/check-running packaging/systemd
+         cp /usr/lib/systemd/system/echo-udpd.* /usr/lib/systemd/catalog/echo-udpd.catalog packaging/systemd
+         chmod a-x packaging/systemd/check-running; dpkg --purge echo-udpd; journalctl --update-catalog");
+    steps.run_all();
+    steps.container.is_answered(ANYWHERE, "1");
+    steps.container.sh("systemctl reload echo-udpd");
+    let explained = steps.container.sh("journalctl -x -u echo-udpd");
+    assert!(explained.contains("Subject: Listening\n"), "{}: {explained}", steps.place());
+    assert_eq!(steps.container.sh("systemctl is-enabled echo-udpd"), "enabled\n");
+    steps.container.sh("systemctl disable --now echo-udpd
+         rm -r /usr/bin/echo-udp* /etc/echo-udpd /usr/libexec/echo-udpd /usr/lib/systemd/system/echo-udpd.*
+         rm /usr/lib/systemd/catalog/echo-udpd.catalog; dpkg -i /packages/now.deb; journalctl --update-catalog");
 }
 
 /// A file that only root can read keeps the service from starting; a score is what README says.
@@ -60,15 +79,37 @@ pub(super) fn other_port(steps: &mut Steps) {
     assert_eq!(steps.open_ports(), "9001", "{}", steps.place());
 }
 
-/// Port 7 returns any bytes.
+/// Port 7 returns any bytes, and port 9000 valid JSON, with the settings that the page or README shows.
 pub(super) fn port_seven(steps: &mut Steps) {
-    steps.container.write(FILE, "listen = [\"[::]:7\"]\n[reply]\nprotocol = \"raw\"");
-    let shown_in = if steps.document() == SERVICE_PAGE { SERVICE_PAGE } else { SERVICE };
+    let in_page = steps.document() == SERVICE_PAGE;
+    steps.container.write(FILE, &shown_line(if in_page { SERVICE_PAGE } else { README }, "listen = "));
+    let shown_in = if in_page { SERVICE_PAGE } else { SERVICE };
     steps.editor_writes(&shown_lines(shown_in, "[Service]", "AmbientCapabilities="));
     steps.run_all();
     steps.container.sh("systemctl start echo-udpd");
     steps.container.is_answered("127.0.0.1:7", "any bytes");
     steps.container.is_answered("[::1]:7", "any bytes");
+    assert_is_json(steps, ANYWHERE);
+}
+
+/// Valid JSON comes back from this address, and other bytes do not.
+fn assert_is_json(steps: &Steps, address: &str) {
+    let replies =
+        steps.container.inside(|| ["[1]", "any bytes"].map(|asked| ask(&connected(at(address)), asked.as_bytes())));
+    assert_eq!(replies[0], b"[1]", "{}", steps.place());
+    assert!(replies[1].starts_with(b"{\"error\""), "{}: {replies:?}", steps.place());
+}
+
+/// The socket unit listens on port 7 alone, which returns any bytes.
+pub(super) fn socket_unit_on_port_seven(steps: &mut Steps) {
+    let own_first = steps.next().is_some_and(|command| command == "systemctl disable --now echo-udpd");
+    steps.container.sh(if own_first { "systemctl enable --now echo-udpd" } else { "systemctl start echo-udpd.socket" });
+    assert_is_json(steps, ANYWHERE);
+    steps.run_all();
+    for address in ["127.0.0.1:7", "[::1]:7"] {
+        steps.container.is_answered(address, "any bytes");
+    }
+    assert_eq!(steps.open_ports(), "7", "{}", steps.place());
 }
 
 /// Start, reload and the check of a reload read the other file.

@@ -8,6 +8,9 @@ use crate::harness::container::{Container, releases};
 use crate::harness::namespace::Namespace;
 use crate::harness::{DaemonCommand, Running, has_program, need, run, temporary_file, wait_for};
 
+/// The headings of README below which there are sessions.
+const SESSIONS: [&str; 3] = ["## A session with netcat", "## As a service of systemd", "## Settings"];
+
 /// A command of a session and what README shows below it.
 struct Shown {
     command: String,
@@ -26,36 +29,61 @@ fn session(block: &str) -> Vec<Shown> {
     shown
 }
 
-/// A line without what differs from host to host and from moment to moment: times, process numbers, rates, and whether
-/// the host grants the buffers.
+/// Without CAP_NET_ADMIN, as a program that somebody tries or the service runs: the kernel's limits hold.
+const UNPRIVILEGED: &str = "setpriv --inh-caps=-net_admin --bounding-set=-net_admin";
+
+/// Returns whether the line is of a buffer that this kernel grants as a whole: README shows one that does not.
+fn is_of_whole_buffer(line: &str) -> bool {
+    let limits = [("receive buffer of [::]:9000: ", "rmem_max"), ("send buffer of [::]:9000: ", "wmem_max")];
+    limits.iter().any(|(buffer, limit)| {
+        let granted = || std::fs::read_to_string(format!("/proc/sys/net/core/{limit}")).unwrap();
+        line.contains(buffer) && granted().trim_end().parse::<u64>().unwrap() >= 8_388_608
+    })
+}
+
+/// A line without what differs from host to host and from moment to moment: times, process numbers, rates, and the
+/// buffers that the kernel grants. Every other character counts.
 fn normalized(line: &str) -> String {
-    let varies_after = [" buffer of [::]:9000: ", " since ", "Main PID: "];
+    let is_of_whole_buffer = is_of_whole_buffer(line);
+    let mut varies_after = vec![" since ", "Main PID: "];
+    varies_after.extend(is_of_whole_buffer.then_some(" buffer of [::]:9000: "));
     let end = varies_after.iter().filter_map(|mark| Some(line.find(mark)? + mark.len())).min().unwrap_or(line.len());
-    let line = line[..end].replace(" WARN", " INFO");
-    let words: Vec<_> = line.split_whitespace().map(without_figures).filter(|word| !word.is_empty()).collect();
+    let (line, warning) = (&line[..end], if is_of_whole_buffer { "INFO" } else { "WARN" });
+    let mut words: Vec<String> = Vec::new();
+    for word in line.split(' ') {
+        let is_granted = words.last().is_some_and(|last| ["granted", "(about"].contains(&&**last));
+        let is_rate = word.starts_with('(') && word.trim_end_matches(',').ends_with("/s)");
+        match words.last_mut() {
+            // Not always there; the comma after a figure comes after its rate.
+            Some(figure) if is_rate => figure.push_str(word.split_once(')').unwrap().1),
+            _ if is_granted && is_number(word) => words.push("#".into()),
+            _ if word == "WARN" => words.push(warning.into()),
+            _ => words.push(without_figures(word)),
+        }
+    }
     // A line of the journal begins with month and day.
     let words = if words.get(2).is_some_and(|word| word == "#") { &words[2..] } else { &words };
     words.join(" ")
 }
 
-/// A word in which a time or process number is a `#`, and a rate, which is not always there, is nothing.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A word in which a time, a process number or a client's port is a `#`.
 fn without_figures(word: &str) -> String {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_stamp = word.len() == 27 && word.ends_with('Z') && word.as_bytes()[10] == b'T';
     let is_time = word.len() == 8 && word.split(':').count() == 3 && word.split(':').all(is_number);
-    let is_rate = word.starts_with('(') && word.trim_end_matches(',').ends_with("/s)");
     let of_process = |rest: &str| rest.strip_suffix("]:").is_some_and(is_number);
     match word.split_once('[') {
         _ if is_stamp || is_time => "#".into(),
-        _ if is_rate => String::new(),
-        _ if word.starts_with("[::1]:") => "[::1]:#".into(),
+        _ if word.strip_prefix("[::1]:").is_some_and(is_number) => "[::1]:#".into(),
         Some((program, rest)) if of_process(rest) => format!("{program}[#]:"),
-        // The comma after a figure comes after its rate, if there is one.
-        _ => word.strip_suffix(',').filter(|figure| is_number(figure)).unwrap_or(word).to_owned(),
+        _ => word.to_owned(),
     }
 }
 
-/// Holds what README shows against what a program printed; `...` stands for lines that README leaves out.
+/// Holds what README shows against what a program printed, word for word; `...` stands for lines that are left out.
 fn assert_shown(shown: &[String], printed: &str) {
     let mut printed_lines = printed.lines().map(normalized);
     let mut left_out = false;
@@ -79,9 +107,27 @@ fn sorted<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
 }
 
 #[test]
+fn a_changed_letter_of_a_shown_line_is_noticed() {
+    let mut letters = 0;
+    for block in SESSIONS.iter().flat_map(|heading| blocks(heading, "console")) {
+        let lines = block.lines().filter(|line| !line.starts_with("$ ") && !is_of_whole_buffer(line));
+        for line in lines.map(|line| line.split(" since ").next().unwrap()) {
+            for (at, letter) in line.match_indices(char::is_alphabetic) {
+                let changed = format!("{}~{}", &line[..at], &line[at + letter.len()..]);
+                let is_month_or_pid = at < 7 || line.contains("Main PID: ");
+                assert!(normalized(&changed) != normalized(line) || is_month_or_pid, "{line}: {letter} at {at}");
+                letters += 1;
+            }
+        }
+    }
+    assert!(letters > 500, "{letters}");
+}
+
+#[test]
 fn the_session_with_netcat_is_what_a_fresh_clone_prints() {
     need!(Namespace::possible(), "root, and ip of iproute2");
     need!(has_program("nc.openbsd"), "netcat-openbsd");
+    need!(has_program("setpriv"), "setpriv of util-linux");
     need!(!std::path::Path::new(FILE).exists(), "a host without {FILE}");
     let host = Namespace::new();
     let mut blocks = blocks("## A session with netcat", "console").into_iter();
@@ -100,7 +146,8 @@ fn the_session_with_netcat_is_what_a_fresh_clone_prints() {
 
     let started = session(&blocks.next().unwrap()).remove(0);
     assert_eq!(started.command, "cargo run --release");
-    let mut daemon = Running::start(&mut inside(&format!("exec {}", env!("CARGO_BIN_EXE_echo-udpd"))));
+    let daemon = format!("exec {UNPRIVILEGED} {}", env!("CARGO_BIN_EXE_echo-udpd"));
+    let mut daemon = Running::start(&mut inside(&daemon));
     daemon.find_line("what it listens on", |line| line.contains("listening on").then_some(()));
     for step in session(&blocks.next().unwrap()) {
         let printed = run(&mut inside(&here(&step.command))).success();
