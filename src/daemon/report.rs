@@ -202,7 +202,7 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
             counted(*handed_over as u64, "socket")
         );
         let passed: BTreeSet<_> = listeners.iter().map(|listener| settings.listen.shown(listener.address)).collect();
-        let listen: BTreeSet<_> = settings.listen.addresses().iter().cloned().collect();
+        let listen: BTreeSet<_> = settings.listen.addresses().cloned().collect();
         if passed != listen {
             tracing::warn!(
                 message_id = message_id::LISTEN_IGNORED,

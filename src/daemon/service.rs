@@ -37,12 +37,12 @@ impl Service<'_> {
         T: EchoPacket + Clone + Send + Sync + 'static,
         P: DatagramProtocol<Sent = T, Received = T> + Default + Send + Sync + 'static,
     {
-        let by_socket_unit = !inherited.handed_over.is_empty();
+        let passed = inherited.handed_over.iter().map(|passed| passed.protocol).collect();
         let (server, handler) = self.start::<T, P>(loaded, inherited)?;
         let handle = server.handle().clone();
         let listen = &loaded.settings.listen;
         let operator = Operator::new(handle.clone(), listen, self.manager, self.logging);
-        let started = Started { settings: loaded.settings.clone(), by_socket_unit };
+        let started = Started { settings: loaded.settings.clone(), passed };
         let control = Control::new(server, self.inbox, operator, source, started, |live| {
             put_in_force(&handler, live, || handle.set_policy(&live.policy));
         });
@@ -71,7 +71,7 @@ impl Service<'_> {
         let server = options.bind(P::default(), handler)?;
         if socket_source.handed_over == 0 {
             // But for a free port that was taken: it is not asked for again.
-            let asked_for = |port| settings.listen.addresses().iter().any(|wanted| wanted.port() == port);
+            let asked_for = |port| settings.listen.addresses().any(|wanted| wanted.port() == port);
             sockets::keep(self.manager, server.sockets().filter(|(address, _)| asked_for(address.port())));
         }
         let drops = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok());
@@ -101,17 +101,18 @@ impl Service<'_> {
         let mut source = SocketSource { handed_over: handed_over.len(), ..SocketSource::default() };
         if source.handed_over > 0 {
             Inherited::keep_only(kept, self.manager, |_| false);
-            return Ok((handed_over.into_iter().fold(ServerOptions::new(), ServerOptions::socket), source));
+            let sockets = handed_over.into_iter().map(|passed| passed.socket);
+            return Ok((sockets.fold(ServerOptions::new(), ServerOptions::socket), source));
         }
-        let listen = settings.listen.resolve()?;
+        let listen = settings.listen.resolve(settings.reply.protocol)?;
         // An address that cannot be listened on is reported when it is bound.
-        let targets: Vec<_> = listen.iter().filter_map(|&address| BindTarget::resolve(address).ok()).collect();
+        let targets: Vec<_> = listen.iter().filter_map(|&(address, _)| BindTarget::resolve(address).ok()).collect();
         let is_wanted = |socket: &UdpSocket| targets.iter().any(|target| target.matches(socket));
         let (kept, some_gone) = Inherited::keep_only(kept, self.manager, is_wanted);
         source.kept = kept.len();
         let not_bindable = kept.iter().filter(|socket| !sockets::could_bind(socket));
         source.not_bindable = not_bindable.filter_map(|socket| socket.local_addr().ok()).collect();
-        let options = listen.iter().fold(ServerOptions::new(), |options, &address| options.listen(address));
+        let options = listen.iter().fold(ServerOptions::new(), |options, &(address, _)| options.listen(address));
         let options = kept.into_iter().fold(options, ServerOptions::reuse_socket);
         // Until the service manager has closed what is not kept any longer.
         Ok((if some_gone { options.bind_timeout(CLOSED_WITHIN) } else { options }, source))
