@@ -35,8 +35,14 @@ fn the_shipped_settings_are_in_the_corpus() {
 }
 
 /// What settings files are made of, well and badly put together.
-const WORDS: [&str; 42] = [
+const WORDS: [&str; 48] = [
     "listen",
+    "listen=",
+    "[[listen]]",
+    "address",
+    "protocol=",
+    "{address='[::]:7'",
+    "raw",
     "workers",
     "receive-buffer-bytes",
     "receive_buffer_bytes",

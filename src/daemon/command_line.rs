@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, ValueHint};
 
 use super::settings::source::Source;
-use super::settings::{Listen, ListenAddress, ListenError};
+use super::settings::{Listen, ListenEntry, ListenError};
 
 /// The daemon's command line, parsed.
 #[derive(Debug, Parser)]
 #[command(
     name = "echo-udpd",
     version,
-    about = "Answers each UDP datagram with itself, over IPv6 and IPv4",
+    about = "Sends each UDP datagram back, over IPv6 and IPv4",
     after_help = "Without --config the settings are those of /etc/echo-udpd/echo-udpd.toml if it exists, else the \
                   defaults.\n\
                   Signals: SIGTERM and SIGINT stop, SIGHUP reloads the settings, SIGUSR1 logs all counters. With a \
@@ -23,9 +23,9 @@ pub(super) struct CommandLine {
     /// Read the settings from this file
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// Listen on this address and port instead of those in the settings; repeatable
+    /// Listen on this address and port, such as [::]:9000 or raw:[::]:7, instead of those in the settings; repeatable
     #[arg(short, long, value_name = "ADDR")]
-    listen: Vec<ListenAddress>,
+    listen: Vec<ListenEntry>,
     /// Only check the settings
     #[arg(long)]
     pub(super) check: bool,
@@ -35,10 +35,10 @@ pub(super) struct CommandLine {
 }
 
 impl CommandLine {
-    /// Reads it.
+    /// Reads the command line of this process.
     ///
     /// # Errors
-    /// It is invalid, or asks for a help or version text, which is the error.
+    /// It is invalid, or asks for the help or version text, which is the error.
     pub(super) fn read() -> Result<Self, clap::Error> {
         let command_line = Self::try_parse()?;
         if let Some(Err(reason)) = command_line.listen() {
@@ -48,7 +48,7 @@ impl CommandLine {
         Ok(command_line)
     }
 
-    /// Where the settings come from.
+    /// The source of the settings.
     pub(super) fn source(&self) -> Source {
         Source::new(self.config.clone(), self.listen().and_then(Result::ok))
     }

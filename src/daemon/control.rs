@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::operator::Operator;
 use super::report;
 use super::settings::source::{Loaded, SettingsError, Source};
-use super::settings::{Reloadable, Settings};
+use super::settings::{Protocol, Reloadable, Settings};
 use super::signals::{Requests, Wake, Wakeups};
 use super::watchdog::{Finding, Watchdog};
 use crate::message_id;
@@ -70,8 +70,8 @@ pub(super) struct Control<'a, A> {
 /// How the server was started, which a reload compares with.
 pub(super) struct Started {
     pub(super) settings: Settings,
-    /// A socket unit says where to listen.
-    pub(super) by_socket_unit: bool,
+    /// The protocol of each socket that a socket unit passed, as far as its name says one.
+    pub(super) passed: Vec<Option<Protocol>>,
 }
 
 impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
@@ -139,9 +139,8 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
         let live = loaded.settings.reloadable();
         (self.apply)(&live);
         report::exempt(&live);
-        let mut changed = self.started.settings.fixed().differences(&loaded.settings.fixed());
-        // A socket unit says where to listen, at the next start too.
-        changed.retain(|&key| key != "listen" || !self.started.by_socket_unit);
+        let Started { settings, passed } = &self.started;
+        let changed = settings.fixed().differences(&loaded.settings.fixed(), passed);
         self.operator.reloaded(&report::origin(loaded), live.log_level, &changed);
     }
 

@@ -53,13 +53,13 @@ impl DaemonError {
     pub(super) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Settings(_) => 78,
+            Self::Settings(_) | Self::Inherit(InheritError::ReservedName(_)) => 78,
             Self::Interrupted
             | Self::WriteOutput(_)
             | Self::Signals(_)
             | Self::StartControl(_)
             | Self::ControlPanicked
-            | Self::Inherit(_)
+            | Self::Inherit(InheritError::Receive(_))
             | Self::Logging(_)
             | Self::Bind(_)
             | Self::Serve(_)

@@ -140,16 +140,7 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
             "using {} passed by a socket unit{dropped}",
             counted(*handed_over as u64, "socket")
         );
-        let passed: BTreeSet<_> = listeners.iter().map(|listener| settings.listen.shown(listener.address)).collect();
-        let listen: BTreeSet<_> = settings.listen.addresses().iter().cloned().collect();
-        if passed != listen {
-            tracing::warn!(
-                message_id = message_id::LISTEN_IGNORED,
-                "ignoring `listen` ({}): the socket unit passed {}; change ListenDatagram= there",
-                join(&listen),
-                join(&passed)
-            );
-        }
+        listen_ignored(listeners, settings);
     }
     if *kept > 0 {
         tracing::info!(
@@ -165,6 +156,35 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
              1024 needs the capability CAP_NET_BIND_SERVICE (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)",
             join(not_bindable)
         );
+    }
+}
+
+/// Warns where `listen` says something else than the sockets of a socket unit.
+fn listen_ignored(listeners: &[Listener], settings: &Settings) {
+    let passed: BTreeSet<_> = listeners.iter().map(|listener| settings.listen.shown(listener.address)).collect();
+    let listen: BTreeSet<_> = settings.listen.addresses().cloned().collect();
+    if passed != listen {
+        tracing::warn!(
+            message_id = message_id::LISTEN_IGNORED,
+            "ignoring `listen` ({}): the socket unit passed {}; change ListenDatagram= there",
+            join(&listen),
+            join(&passed)
+        );
+        return;
+    }
+    for listener in listeners {
+        let address = settings.listen.shown(listener.address);
+        let mut wanted = settings.listen.with_default(settings.reply.protocol);
+        if let Some((_, protocol)) =
+            wanted.find(|&(listen, protocol)| *listen == address && protocol.name() != listener.service)
+        {
+            tracing::warn!(
+                message_id = message_id::LISTEN_IGNORED,
+                "ignoring the protocol of {address} in `listen` ({protocol}): the socket unit's is {}; change \
+                 FileDescriptorName= there",
+                listener.service
+            );
+        }
     }
 }
 

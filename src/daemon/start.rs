@@ -31,13 +31,13 @@ pub(super) struct Surroundings<'a> {
 impl Surroundings<'_> {
     /// Serves until the daemon is asked to stop.
     pub(super) fn run(&self, source: Source, loaded: &Loaded, inherited: Inherited) -> Result<(), DaemonError> {
-        let by_socket_unit = !inherited.handed_over.is_empty();
+        let passed = inherited.handed_over.iter().map(|passed| passed.protocol).collect();
         let services = EchoServices::new(&loaded.settings.reloadable());
         let server = self.start(loaded, &services, inherited)?;
         let handle = server.handle().clone();
         let listen = &loaded.settings.listen;
         let operator = Operator::new(handle.clone(), listen, self.manager, self.logging);
-        let started = Started { settings: loaded.settings.clone(), by_socket_unit };
+        let started = Started { settings: loaded.settings.clone(), passed };
         let control = Control::new(server, self.inbox, operator, source, started, |live| {
             services.put_in_force(live, || handle.set_policy(&live.policy));
         });
@@ -52,7 +52,7 @@ impl Surroundings<'_> {
     ) -> Result<BackgroundServer, DaemonError> {
         let settings = &loaded.settings;
         let live = settings.reloadable();
-        let (options, mut socket_source) = self.choose_sockets(settings, inherited)?;
+        let (options, mut socket_source) = self.choose_sockets(settings, services, inherited)?;
         let options = options
             .workers(settings.worker_count())
             .policy(live.policy.clone())
@@ -61,7 +61,7 @@ impl Surroundings<'_> {
         let server = options.bind_service(services.of(settings.reply.protocol))?;
         if socket_source.handed_over == 0 {
             // But for a free port that was taken: it is not asked for again.
-            let asked_for = |port| settings.listen.addresses().iter().any(|wanted| wanted.port() == port);
+            let asked_for = |port| settings.listen.addresses().any(|wanted| wanted.port() == port);
             sockets::keep(self.manager, server.sockets().filter(|(address, _)| asked_for(address.port())));
         }
         let drops = server.sockets().filter_map(|(_, socket)| kernel_drops(socket).ok());
@@ -84,23 +84,30 @@ impl Surroundings<'_> {
     fn choose_sockets(
         &self,
         settings: &Settings,
+        services: &EchoServices,
         inherited: Inherited,
     ) -> Result<(ServerOptions, SocketSource), BindError> {
         let Inherited { handed_over, kept } = inherited;
         let mut source = SocketSource { handed_over: handed_over.len(), ..SocketSource::default() };
         if source.handed_over > 0 {
             Inherited::keep_only(kept, self.manager, |_| false);
-            return Ok((handed_over.into_iter().fold(ServerOptions::new(), ServerOptions::socket), source));
+            let options = handed_over.into_iter().fold(ServerOptions::new(), |options, passed| match passed.protocol {
+                Some(protocol) => options.socket_with(passed.socket, services.of(protocol)),
+                None => options.socket(passed.socket),
+            });
+            return Ok((options, source));
         }
-        let listen = settings.listen.resolve()?;
+        let listen = settings.listen.resolve(settings.reply.protocol)?;
         // An address that cannot be listened on is reported when it is bound.
-        let targets: Vec<_> = listen.iter().filter_map(|&address| BindTarget::resolve(address).ok()).collect();
+        let targets: Vec<_> = listen.iter().filter_map(|&(address, _)| BindTarget::resolve(address).ok()).collect();
         let is_wanted = |socket: &UdpSocket| targets.iter().any(|target| target.matches(socket));
         let (kept, some_gone) = Inherited::keep_only(kept, self.manager, is_wanted);
         source.kept = kept.len();
         let not_bindable = kept.iter().filter(|socket| !sockets::could_bind(socket));
         source.not_bindable = not_bindable.filter_map(|socket| socket.local_addr().ok()).collect();
-        let options = listen.iter().fold(ServerOptions::new(), |options, &address| options.listen(address));
+        let options = listen.iter().fold(ServerOptions::new(), |options, &(address, protocol)| {
+            options.listen_with(address, services.of(protocol))
+        });
         let options = kept.into_iter().fold(options, ServerOptions::reuse_socket);
         // Until the service manager has closed what is not kept any longer.
         Ok((if some_gone { options.bind_timeout(CLOSED_WITHIN) } else { options }, source))

@@ -25,4 +25,9 @@ impl Listener {
         let BoundSocket { address, families, receive_buffer, send_buffer, .. } = *bound;
         Self { address, families, service, receive_buffer, send_buffer }
     }
+
+    /// Returns whether this service is here.
+    pub(crate) fn is_at(&self, address: SocketAddr, service: &str) -> bool {
+        self.address == address && self.service == service
+    }
 }

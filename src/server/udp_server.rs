@@ -64,8 +64,9 @@ impl UdpServer {
         let mut services: Vec<Service> = Vec::new();
         for BoundService { socket, service, .. } in &sockets {
             let service = service_of(service);
-            if listeners.iter().all(|listener| listener.address != socket.address) {
-                listeners.push(Listener::new(socket, service.name()));
+            let listener = Listener::new(socket, service.name());
+            if listeners.iter().all(|known| !known.is_at(listener.address, listener.service)) {
+                listeners.push(listener);
             }
             if !services.iter().any(|known| known.is(&service)) {
                 services.push(service);

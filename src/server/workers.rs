@@ -39,8 +39,8 @@ impl ServedSocket {
             socket: bound.socket.into(),
             heartbeat: Arc::<Heartbeat>::default(),
         };
-        let listener = shared.listeners.iter().position(|listener| listener.address == inner.address);
-        let listener = listener.expect("each socket is bound to one of the listeners' addresses");
+        let listener = shared.listeners.iter().position(|listener| listener.is_at(inner.address, service.name()));
+        let listener = listener.expect("the listeners are those of the sockets");
         Self { service, listener, inner, started: AtomicBool::default(), _open: OpenGuard::new(shared) }
     }
 

@@ -276,7 +276,7 @@ fn what_was_handed_over_wrongly_is_told_and_nothing_is_served() {
 
 /// The name under which the daemon lets the service manager keep a socket.
 fn stored_as(address: &str) -> String {
-    format!("--fdname=echo-udpd-stored-{}", address.replace(':', "."))
+    format!("--fdname=kept-{}", address.replace(':', "."))
 }
 
 #[test]
@@ -297,13 +297,40 @@ fn a_kept_socket_that_the_settings_do_not_name_is_closed() {
 }
 
 #[test]
-fn a_socket_unit_s_socket_does_not_pass_for_a_kept_one_whatever_its_name() {
+fn a_socket_unit_may_not_name_its_socket_as_a_kept_one_is_named() {
+    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
+    std::thread::scope(|scope| {
+        for name in ["--fdname=kept-9001".into(), stored_as("127.0.0.1:9002"), stored_as("")] {
+            scope.spawn(move || {
+                let namespace = Namespace::new();
+                let process = activated(&namespace, &["127.0.0.1:9001"], &[&name], "");
+                namespace.run(|| connected(at("127.0.0.1:9001")).send(b"[1]")).unwrap();
+                let finished = process.finish();
+                assert_eq!(finished.code(), Some(78), "{finished:?}");
+                let expected = format!(
+                    "echo-udpd: FileDescriptorName={} of a socket unit is reserved: names that begin with kept- are \
+                     those of the daemon's own sockets; expected \"raw\", \"json\" or any other name",
+                    name.trim_start_matches("--fdname=")
+                );
+                assert_eq!(finished.err.lines().last(), Some(&*expected));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_is_named_after_a_protocol_does_not_depend_on_the_default_one() {
     need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
     let namespace = Namespace::new();
-    for name in ["--fdname=kept-9001".into(), stored_as("127.0.0.1:9002"), stored_as("")] {
-        let mut process = activated(&namespace, &["127.0.0.1:9001"], &[&name], "listen = ['127.0.0.1:9000']");
+    for (name, depends) in [("json", false), ("echo-udpd.socket", true)] {
+        let settings = temporary_file("echo-udpd.toml", "");
+        let mut process = activated_with(&namespace, &["127.0.0.1:9001"], &[&format!("--fdname={name}")], &settings);
         assert_eq!(namespace.run(|| ask(&connected(at("127.0.0.1:9001")), b"[1]")), b"[1]");
-        find(&mut process, "using 1 socket passed by a socket unit");
+        std::fs::write(&settings, "workers = 2\nlisten = \"[::]:9002\"\n[reply]\nprotocol = \"raw\"").unwrap();
+        process.signal("HUP");
+        let needed = find(&mut process, "need a restart");
+        let keys = if depends { "workers, reply.protocol" } else { "workers" };
+        assert!(needed.ends_with(&format!("need a restart to take effect: {keys}")), "{name}: {needed}");
         process.signal("TERM");
         assert_eq!(process.finish().code(), Some(0), "{name}");
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV6;
 use std::process::Command;
 
-use echo_udpd::daemon::settings::{Listen, ListenAddress};
+use echo_udpd::daemon::settings::{Listen, ListenAddress, ListenEntry};
 use echo_udpd::socket::{self, SocketOptions};
 
 use crate::harness::namespace::Namespace;
@@ -58,6 +58,101 @@ fn check_tells_a_slip_of_the_pen_on_one_short_line() {
 }
 
 #[test]
+fn check_looks_at_each_key_of_each_listener() {
+    let (finished, path) = check(
+        "listen = [\n\
+         \"[::]:9000\",\n\
+         { adress = \"[::]:7\", protocol = \"udp\" },\n\
+         { protocol = \"raw\" },\n\
+         { address = 7, port = 7 },\n\
+         \"raw:[::]:7\",\n\
+         ]\n\
+         workers = 300\n",
+    );
+    let table = "{ address = \"[::]:7\", protocol = \"raw\" }";
+    let expected = [
+        "3:3: listen[1].adress: unknown key; did you mean `address`?",
+        "3:33: listen[1].protocol: expected \"json\" or \"raw\", not \"udp\"",
+        &format!("4:1: listen[2]: the key `address` is missing; expected a table such as {table}"),
+        "5:13: listen[3].address: expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\", not `7`",
+        "5:16: listen[3].port: unknown key; a listener has address, protocol",
+        &format!("6:1: listen[4]: a listener with a protocol of its own is a table, such as {table}"),
+        "8:11: workers: expected a whole number from 0 to 256, not `300`",
+    ];
+    let expected = expected.map(|fault| format!("echo-udpd: {path}:{fault}")).join("\n");
+    assert_eq!((finished.code(), &*finished.err, &*finished.out), (Some(78), &*expected, ""));
+}
+
+#[test]
+fn check_finds_listeners_that_cannot_be_bound_together_however_they_are_written() {
+    for (listen, expected) in [
+        (
+            "[\"[::]:7\", { address = \"127.0.0.1:7\", protocol = \"raw\" }]",
+            "1:21: listen: `[::]:7` includes `127.0.0.1:7`",
+        ),
+        ("[{ address = \"[::]:7\", protocol = \"raw\" }, \"[::]:7\"]", "1:53: listen: `[::]:7` is listed twice"),
+        ("{ address = \"224.0.0.1:7\" }", "1:22: listen.address: `224.0.0.1:7` is a multicast address"),
+    ] {
+        let (finished, path) = check(&format!("listen = {listen}"));
+        assert_eq!(finished.code(), Some(78), "{listen}");
+        assert!(finished.err.starts_with(&format!("echo-udpd: {path}:{expected}")), "{listen}: {}", finished.err);
+    }
+}
+
+#[test]
+fn print_config_says_a_protocol_only_where_a_listener_has_its_own() {
+    let print = |settings: &str, arguments: &[&str]| {
+        let command = DaemonCommand::default().settings(settings);
+        run(command.command().0.args(arguments).arg("--print-config")).success()
+    };
+    let mixed = "listen = [\"[::]:9000\", { address = \"[::]:7\", protocol = \"raw\" }]";
+    for (settings, arguments, expected) in [
+        (mixed, &[][..], mixed),
+        ("listen = \"[::]:7\"", &[], "listen = [\"[::]:7\"]"),
+        ("listen = { address = \"[::]:7\" }\n[reply]\nprotocol = \"raw\"", &[], "listen = [\"[::]:7\"]"),
+        (
+            "[listen]\naddress = \"[::]:7\"\nprotocol = \"RAW\"",
+            &[],
+            "[[listen]]\naddress = \"[::]:7\"\nprotocol = \"raw\"\n",
+        ),
+        ("", &["--listen=[::]:9000", "--listen", "raw:[::]:7"], mixed),
+        (mixed, &["--listen=json:127.0.0.1:9"], "[[listen]]\naddress = \"127.0.0.1:9\"\nprotocol = \"json\"\n"),
+        ("[access]\ndeny-source-ports = [1900, \"1-3\"]", &[], "deny-source-ports = [\"1900\", \"1-3\"]"),
+        ("[access]\ndeny-source-ports = 1900\nallow = \"::1\"", &[], "allow = [\"::1\"]\n"),
+    ] {
+        let printed = print(settings, arguments);
+        assert!(printed.contains(expected), "{settings} {arguments:?}: {printed}");
+        assert_eq!(print(&printed, &[]), printed, "{settings}");
+    }
+}
+
+#[test]
+fn a_listener_of_the_command_line_is_refused_with_what_is_expected() {
+    for (listen, expected) in [
+        ("udp:[::]:7", "expected \"json\" or \"raw\" before the address, not `udp`"),
+        ("raw:[::]", "expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\""),
+        ("raw:224.0.0.1:7", "`224.0.0.1:7` is a multicast address"),
+    ] {
+        let refused = run(&mut DaemonCommand::default().listen(listen).command().0);
+        assert_eq!(refused.code(), Some(2), "{listen}: {refused:?}");
+        assert!(refused.err.contains(expected), "{listen}: {refused:?}");
+    }
+    let twice = run(&mut DaemonCommand::default().listen("[::]:7").listen("raw:127.0.0.1:7").command().0);
+    assert_eq!(twice.code(), Some(2), "{twice:?}");
+    assert!(twice.err.contains("`[::]:7` includes `127.0.0.1:7`: list one of them"), "{twice:?}");
+}
+
+#[test]
+fn a_default_protocol_that_no_listener_has_changes_without_a_restart() {
+    for (listen, expected) in [("127.0.0.1:0", "workers, reply.protocol"), ("json:127.0.0.1:0", "workers")] {
+        let mut daemon = DaemonCommand::default().settings("").listen(listen).start();
+        daemon.reload("workers = 2\n[reply]\nprotocol = \"raw\"");
+        let line = daemon.wait_for_line("need a restart");
+        assert!(line.ends_with(&format!("need a restart to take effect: {expected}")), "{listen}: {line}");
+    }
+}
+
+#[test]
 fn check_shows_no_more_than_twenty_faults_and_counts_the_others() {
     let keys: String = (0..30).map(|number| format!("key{number} = 1\n")).collect();
     let (finished, path) = check(&keys);
@@ -104,7 +199,7 @@ fn exactly_the_addresses_that_can_be_bound_together_pass() {
         for (port, (one, other)) in (9000..).zip(pairs) {
             let parse = |host: &str| format!("{host}:{port}").parse::<ListenAddress>().unwrap();
             let bind = |host: &str| bind(parse(host).resolve()?);
-            let passed = Listen::new(vec![parse(one), parse(other)]);
+            let passed = Listen::new([one, other].map(|host| ListenEntry::from(parse(host))).into());
             let bound = bind(one).and_then(|first| Ok((first, bind(other)?)));
             assert_eq!(passed.is_ok(), bound.is_ok(), "{one} and {other}: {passed:?}, {bound:?}");
         }
@@ -259,7 +354,7 @@ fn a_kept_socket_is_that_of_the_named_interface_by_its_index() {
         let (daemon, _file) = DaemonCommand::default().settings(&settings).command();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host.name(), "systemd-socket-activate", "--datagram"]);
-        command.args(["--listen=[fe80::1]:9000%d0", &format!("--fdname=echo-udpd-stored-[fe80..1%{index}].9000")]);
+        command.args(["--listen=[fe80::1]:9000%d0", &format!("--fdname=kept-[fe80..1%{index}].9000")]);
         command.arg(daemon.get_program()).args(daemon.get_args());
         let mut process = Running::start(&mut command);
         find(&mut process, "Listening on");

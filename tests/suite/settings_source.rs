@@ -370,7 +370,7 @@ fn a_file_system_that_does_not_answer_starves_no_watchdog_and_holds_few_threads(
     process.signal("HUP");
     let refused = find(&mut process, "a restart is needed");
     assert!(
-        refused.ends_with(": 4 earlier reads have not returned, a restart is needed, keeping the running settings")
+        refused.ends_with(": 4 earlier reads have not returned; a restart is needed, keeping the running settings")
     );
 }
 

@@ -42,12 +42,12 @@ impl fmt::Display for Fault {
 pub struct Faults {
     first: Fault,
     others: Vec<Fault>,
-    /// The number of those that are not shown.
+    /// The number of faults that are not shown.
     hidden: usize,
 }
 
 impl Faults {
-    /// These faults, each with the byte where it is, in any order; and how many more there are.
+    /// These faults, each with the byte where it is, in any order; `more` is the number of further ones.
     pub(super) fn new(text: &str, mut found: Vec<(usize, String)>, more: usize) -> Self {
         found.sort_by_key(|&(offset, _)| offset);
         let hidden = more + found.len().saturating_sub(MAX_SHOWN);
@@ -74,7 +74,7 @@ impl Faults {
         1 + self.others.len() + self.hidden
     }
 
-    /// The faults as `path:line:column: key: what`, a line each, and at the end how many are not shown.
+    /// The faults as `path:line:column: key: message`, one per line, and at the end the number of those not shown.
     pub fn lines(&self, path: &Path) -> impl Iterator<Item = String> {
         let path = path.display();
         let rest = (self.hidden > 0).then(|| format!("{path}: and {} more", self.hidden));
@@ -83,7 +83,7 @@ impl Faults {
 }
 
 impl fmt::Display for Faults {
-    /// The first fault, and how many more there are, on one line.
+    /// Writes the first fault and the number of others on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.len() - 1 {
             0 => self.first.fmt(f),
@@ -92,7 +92,7 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Text of the file, between backticks unless it has quotes of its own.
+/// Text of the file, in backticks unless it has quotes.
 pub(super) fn quoted(text: &str) -> String {
     let shown = printable(text);
     if text.contains(['"', '\'']) { shown } else { format!("`{shown}`") }

@@ -1,11 +1,12 @@
-//! The names of keys in faults: how a key is shown, and what one that does not exist was meant to be.
+//! Keys in messages: how a key is shown, and which one an unknown key was meant to be.
 
+use super::ListenEntry;
 use super::faults::{cut, printable};
 
-/// The longest name that is compared with those that exist.
+/// The longest name that is compared with known ones, in bytes.
 const MAX_COMPARED: usize = 40;
 
-/// The fewest letters that two words have to have in common to be related.
+/// The fewest letters that two related words have in common.
 const MIN_COMMON: usize = 3;
 
 /// A key with its table, as in `log.level`; cut where it is too long.
@@ -16,7 +17,19 @@ pub(super) fn shown(path: &[&str]) -> String {
     cut(path.chars().map(String::from))
 }
 
-/// Says what to do about a key, or a table, that does not exist.
+/// An element of a list, as in `listen[1]`; without a number, the key alone.
+pub(super) fn shown_element(path: &[&str], number: Option<usize>) -> String {
+    number.map_or_else(|| shown(path), |number| format!("{}[{number}]", shown(path)))
+}
+
+/// The message about an unknown key in the table of a listener.
+pub(super) fn unknown_of_listener(listener: &str, key: &str) -> String {
+    let meant = alike(&normal(key), &ListenEntry::KEYS).map(|name| did_you_mean(name, false));
+    let meant = meant.unwrap_or_else(|| format!("a listener has {}", ListenEntry::KEYS.join(", ")));
+    format!("{listener}.{}: unknown key; {meant}", shown(&[key]))
+}
+
+/// The message about an unknown key or table.
 pub(super) fn unknown(known: &toml::Table, table: &[&str], key: &str, is_table: bool) -> String {
     let meant = hint(known, table, &normal(key), is_table);
     let meant = meant.unwrap_or_else(|| if is_table { tables_of(known) } else { keys_of(known, table) });
@@ -24,7 +37,7 @@ pub(super) fn unknown(known: &toml::Table, table: &[&str], key: &str, is_table: 
     format!("{}: unknown {what}; {meant}", shown(&[table, &[key]].concat()))
 }
 
-/// A key in the spelling of all keys: small letters and hyphens.
+/// A key in the spelling of all keys: lower case, with hyphens.
 fn normal(key: &str) -> String {
     key.to_ascii_lowercase().replace('_', "-")
 }
@@ -62,7 +75,7 @@ fn alike<'n>(key: &str, names: &[&'n str]) -> Option<&'n str> {
     related.next().filter(|_| related.next().is_none())
 }
 
-/// Returns whether a word of one name begins as a word of the other is, such as `logging` and `log`.
+/// Returns whether a word of one name begins with a word of the other, as `logging` does with `log`.
 fn are_related(one: &str, other: &str) -> bool {
     let begins = |long: &str, short: &str| short.len() >= MIN_COMMON && long.starts_with(short);
     one.split('-').any(|one| other.split('-').any(|other| begins(one, other) || begins(other, one)))

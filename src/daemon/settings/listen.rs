@@ -1,67 +1,72 @@
-//! The addresses to listen on: what one may be, and which cannot be bound side by side.
+//! The setting `listen`: the addresses that can be bound side by side, each with its protocol.
 //!
 //! What passes here can be bound, as far as that is for the settings to say. An address that is not the host's yet, an
 //! interface that is missing or has two names, a port that is taken or one that needs a privilege: that shows only when
 //! it is bound.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::FromText;
-use super::faults::quoted;
-use crate::socket::{BindError, interface_index};
+use super::listen_address::{ListenAddress, ListenAddressError, scope};
+use super::values::{FromText, OneOrMore, Protocol};
+use crate::socket::BindError;
 
 /// The most addresses of one daemon.
 const MAX_ADDRESSES: usize = 1024;
 
-/// The most bytes of an interface's name (IFNAMSIZ with its NUL, netdevice(7)).
-const MAX_INTERFACE_NAME: usize = libc::IF_NAMESIZE - 1;
-
-/// At least one address; all of them can be listened on together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen(Vec<ListenAddress>);
+/// At least one listener; all of them can be bound together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Listen(Vec<ListenEntry>);
 
 impl Listen {
     /// Every address of the host, IPv6 and IPv4, on this port.
     pub(super) fn everywhere(port: u16) -> Self {
-        Self(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into()])
+        Self(vec![ListenAddress::from(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).into()])
     }
 
-    /// These addresses, if they can be listened on together.
+    /// These listeners, if they can be bound together.
     ///
     /// # Errors
-    /// The first address that cannot be.
-    pub fn new(addresses: Vec<ListenAddress>) -> Result<Self, ListenError> {
-        if addresses.is_empty() {
+    /// The first one that cannot.
+    pub fn new(entries: Vec<ListenEntry>) -> Result<Self, ListenError> {
+        if entries.is_empty() {
             return Err(ListenError::None);
         }
-        for (at, address) in addresses.iter().enumerate() {
+        for (at, ListenEntry { address, .. }) in entries.iter().enumerate() {
             if at == MAX_ADDRESSES {
                 return Err(ListenError::TooMany);
             }
             address.check()?;
-            if let Some(earlier) = addresses[..at].iter().find(|earlier| earlier.overlaps(address)) {
-                return Err(ListenError::overlap(earlier, address));
+            if let Some(earlier) = entries[..at].iter().find(|earlier| earlier.address.overlaps(address)) {
+                return Err(ListenError::overlap(&earlier.address, address));
             }
         }
-        Ok(Self(addresses))
+        Ok(Self(entries))
     }
 
     /// The addresses.
-    #[must_use]
-    pub fn addresses(&self) -> &[ListenAddress] {
-        &self.0
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.0.iter().map(|entry| &entry.address)
     }
 
-    /// The addresses with the interfaces that this host has now.
+    /// Each address with its protocol: its own, or this one.
+    pub fn with_default(&self, protocol: Protocol) -> impl Iterator<Item = (&ListenAddress, Protocol)> {
+        self.0.iter().map(move |entry| (&entry.address, entry.protocol.unwrap_or(protocol)))
+    }
+
+    /// Each address as a socket takes it, with the interfaces that this host has now, and its protocol: its own, or
+    /// this one.
     ///
     /// # Errors
     /// The first interface that does not exist.
-    pub fn resolve(&self) -> Result<Vec<SocketAddr>, BindError> {
-        self.0.iter().map(ListenAddress::resolve).collect()
+    pub fn resolve(&self, protocol: Protocol) -> Result<Vec<(SocketAddr, Protocol)>, BindError> {
+        self.with_default(protocol).map(|(address, protocol)| Ok((address.resolve()?, protocol))).collect()
     }
 
     /// An address of a socket, with its interface as these settings write it.
@@ -71,7 +76,7 @@ impl Listen {
             let is_it = |wanted: &&ListenAddress| {
                 wanted.ip == shown.ip && wanted.resolve().is_ok_and(|wanted| scope(wanted) == scope(bound))
             };
-            if let Some(wanted) = self.0.iter().find(is_it) {
+            if let Some(wanted) = self.addresses().find(is_it) {
                 shown.interface.clone_from(&wanted.interface);
             }
         }
@@ -79,162 +84,119 @@ impl Listen {
     }
 }
 
-/// The index of a link-local address's interface; 0 = none is named.
-fn scope(address: SocketAddr) -> u32 {
-    if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 }
-}
-
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let addresses = Vec::<FromText<ListenAddress>>::deserialize(deserializer)?;
-        Self::new(addresses.into_iter().map(|address| address.0).collect()).map_err(D::Error::custom)
+        Self::new(OneOrMore::deserialize(deserializer)?.0).map_err(D::Error::custom)
     }
 }
 
-impl Serialize for Listen {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|address| FromText(address.clone())))
+/// One listener: an address, and its protocol unless that is the one of `reply.protocol`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenEntry {
+    /// The address.
+    pub address: ListenAddress,
+    /// The protocol; `None` = that of `reply.protocol`.
+    pub protocol: Option<Protocol>,
+}
+
+impl ListenEntry {
+    /// The keys of its table in the settings file.
+    pub(super) const KEYS: [&str; 2] = ["address", "protocol"];
+}
+
+impl From<ListenAddress> for ListenEntry {
+    fn from(address: ListenAddress) -> Self {
+        Self { address, protocol: None }
     }
 }
 
-/// An address and a port, a link-local address with its interface: by name or by number, as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ListenAddress {
-    ip: IpAddr,
-    port: u16,
-    interface: Option<String>,
-}
-
-impl ListenAddress {
-    /// The port; 0 = a free one.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The address as a socket takes it, with the index that its interface has now.
-    ///
-    /// # Errors
-    /// There is no such interface now.
-    pub fn resolve(&self) -> Result<SocketAddr, BindError> {
-        let (IpAddr::V6(ip), Some(interface)) = (self.ip, &self.interface) else {
-            return Ok(SocketAddr::new(self.ip, self.port));
-        };
-        let missing =
-            |source| BindError::FindInterface { address: self.to_string(), interface: interface.clone(), source };
-        let scope = interface_index(interface).map_err(missing)?;
-        Ok(SocketAddrV6::new(ip, self.port, 0, scope).into())
-    }
-
-    /// Returns whether a server can listen on this address at all.
-    fn check(&self) -> Result<(), ListenError> {
-        let takes_interface = matches!(self.ip.to_canonical(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-        match self.ip.to_canonical() {
-            ip if ip.is_multicast() => Err(ListenError::Multicast(self.clone())),
-            IpAddr::V4(Ipv4Addr::BROADCAST) => Err(ListenError::Broadcast(self.clone())),
-            _ if takes_interface && self.interface.is_none() => Err(ListenError::NoInterface(self.clone())),
-            _ if !takes_interface && self.interface.is_some() => Err(ListenError::NeedlessInterface(self.clone())),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns whether the kernel refuses to bind two sockets to these addresses, in either order: sockets without
-    /// SO_REUSEADDR, the one for `[::]` with IPV6_V6ONLY off (`inet_rcv_saddr_equal` in
-    /// `net/ipv4/inet_connection_sock.c`).
-    fn overlaps(&self, other: &Self) -> bool {
-        if self.port != other.port || self.port == 0 {
-            return false;
-        }
-        match (self.ip.to_canonical(), other.ip.to_canonical()) {
-            (IpAddr::V6(Ipv6Addr::UNSPECIFIED), _) | (_, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => true,
-            (IpAddr::V4(one), IpAddr::V4(other)) => one == other || one.is_unspecified() || other.is_unspecified(),
-            (one, another) => one == another && self.interface == other.interface,
-        }
-    }
-}
-
-impl From<SocketAddr> for ListenAddress {
-    fn from(address: SocketAddr) -> Self {
-        let interface = Some(scope(address)).filter(|&scope| scope != 0).map(|scope| scope.to_string());
-        Self { ip: address.ip(), port: address.port(), interface }
-    }
-}
-
-impl FromStr for ListenAddress {
+impl FromStr for ListenEntry {
     type Err = ListenError;
 
+    /// Reads the form of the command line: `[::]:9000` or `raw:[::]:7`.
     fn from_str(text: &str) -> Result<Self, ListenError> {
-        let Some((ip, interface, port)) = split_interface(text) else {
-            return text.parse::<SocketAddr>().map(Self::from).map_err(|_| ListenError::Syntax);
-        };
-        let ip: Ipv6Addr = ip.parse().map_err(|_| ListenError::Syntax)?;
-        let port = port.parse().map_err(|_| ListenError::Syntax)?;
-        if !is_interface_name(interface) {
-            return Err(ListenError::InterfaceName(interface.to_owned()));
+        let (name, rest) = text.split_once(':').ok_or(ListenAddressError::Syntax)?;
+        if let Ok(protocol) = name.parse() {
+            return Ok(Self { address: rest.parse()?, protocol: Some(protocol) });
         }
-        // Number 0 stands for none.
-        let interface = Some(interface.to_owned()).filter(|name| name.parse() != Ok(0));
-        Ok(Self { ip: ip.into(), port, interface })
+        text.parse().map(ListenAddress::into).map_err(|error| match rest.parse::<ListenAddress>() {
+            Ok(_) => ListenError::UnknownProtocol(name.to_owned()),
+            Err(_) => error.into(),
+        })
     }
 }
 
-/// The parts of `[fe80::1%eth0]:9000`.
-fn split_interface(text: &str) -> Option<(&str, &str, &str)> {
-    let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
-    let (interface, port) = rest.rsplit_once("]:")?;
-    Some((ip, interface, port))
+/// The table of a listener.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    address: FromText<ListenAddress>,
+    protocol: Option<Protocol>,
 }
 
-/// Returns whether an interface may have this name (`dev_valid_name` in the kernel's `net/core/dev.c`), and a line of
-/// the log can show it.
-fn is_interface_name(name: &str) -> bool {
-    (1..=MAX_INTERFACE_NAME).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
+impl<'de> Deserialize<'de> for ListenEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entry;
+        impl<'de> Visitor<'de> for Entry {
+            type Value = ListenEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an address and a port, such as \"[::]:9000\", or a table, such as {EXAMPLE}")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<ListenEntry, E> {
+                let is_of_the_command_line = || text.parse().is_ok_and(|entry: ListenEntry| entry.protocol.is_some());
+                text.parse().map(ListenAddress::into).map_err(|error| match error {
+                    ListenAddressError::Syntax if is_of_the_command_line() => E::custom(ListenError::NeedsTable),
+                    error => E::custom(error),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenEntry, A::Error> {
+                let Table { address, protocol } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ListenEntry { address: address.0, protocol })
+            }
+        }
+        deserializer.deserialize_any(Entry)
+    }
 }
 
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ip, port, interface } = self;
-        match interface {
-            Some(interface) => write!(f, "[{ip}%{interface}]:{port}"),
-            None => SocketAddr::new(*ip, *port).fmt(f),
+impl Serialize for ListenEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let address = FromText(self.address.clone());
+        match self.protocol {
+            None => address.serialize(serializer),
+            protocol => Table { address, protocol }.serialize(serializer),
         }
     }
 }
 
-/// Addresses that cannot be listened on.
+/// The table of a listener, as it is shown to those who write one.
+pub(super) const EXAMPLE: &str = "{ address = \"[::]:7\", protocol = \"raw\" }";
+
+/// Listeners that cannot be bound, or cannot be bound together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
-    /// Not an address with a port.
-    #[error("expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\"")]
-    Syntax,
+    /// An address that no server can listen on.
+    #[error(transparent)]
+    Address(#[from] ListenAddressError),
+    /// The name before the address is not a protocol.
+    #[error("expected {} before the address, not `{}`", Protocol::expected(), .0.escape_debug())]
+    UnknownProtocol(String),
+    /// The form of the command line in the settings file, where a protocol is a key.
+    #[error("a listener with a protocol of its own is a table, such as {EXAMPLE}")]
+    NeedsTable,
     /// No address.
     #[error("expected at least one address, such as [\"[::]:9000\"]")]
     None,
     /// Too many addresses.
     #[error("at most {MAX_ADDRESSES} addresses can be listened on")]
     TooMany,
-    /// The address of a group.
-    #[error("`{0}` is a multicast address, and only datagrams to one host get a reply")]
-    Multicast(ListenAddress),
-    /// The address of all hosts.
-    #[error("`{0}` is the broadcast address, and only datagrams to one host get a reply")]
-    Broadcast(ListenAddress),
-    /// A link-local address, which means nothing without its interface.
-    #[error("`{0}` is a link-local address, which needs its interface, such as `%eth0` before the bracket")]
-    NoInterface(ListenAddress),
-    /// An interface that the kernel would ignore.
-    #[error("`{0}` names an interface, which only a link-local address (fe80::/10) takes")]
-    NeedlessInterface(ListenAddress),
-    /// No interface can have this name.
-    #[error("{} cannot be the name of an interface", quoted(.0))]
-    InterfaceName(String),
     /// The same address again.
     #[error("`{0}` is listed twice")]
     Twice(ListenAddress),
     /// The same address in another form.
-    #[error("`{0}` and `{1}` are the same address")]
+    #[error("`{0}` and `{1}` are the same address: list one of them")]
     Same(ListenAddress, ListenAddress),
     /// An address that another one covers.
     #[error("`{wide}` includes `{narrow}`: list one of them")]
@@ -264,10 +226,10 @@ impl ListenError {
 mod tests {
     use super::*;
 
+    /// Listeners as the command line has them.
     fn listen(texts: &[&str]) -> Result<Listen, String> {
-        let parsed = texts.iter().map(|text| text.parse::<ListenAddress>());
-        let addresses = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        Listen::new(addresses).map_err(|error| error.to_string())
+        let entries = texts.iter().map(|text| text.parse()).collect::<Result<_, ListenError>>();
+        entries.and_then(Listen::new).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -285,16 +247,17 @@ mod tests {
             let expected = Err(format!("`{one}` includes `{other}`: list one of them"));
             assert_eq!(listen(&[one, other]), expected);
             assert_eq!(listen(&[other, "[::1]:1", one]), expected);
+            assert_eq!(listen(&[&format!("raw:{other}"), &format!("json:{one}")]), expected);
         }
-        assert_eq!(listen(&["[::]:1", "[::]:1"]), Err("`[::]:1` is listed twice".into()));
+        assert_eq!(listen(&["[::]:1", "raw:[::]:1"]), Err("`[::]:1` is listed twice".into()));
         let same = listen(&["127.0.0.1:1", "[::ffff:127.0.0.1]:1"]);
-        assert_eq!(same, Err("`127.0.0.1:1` and `[::ffff:127.0.0.1]:1` are the same address".into()));
+        assert_eq!(same, Err("`127.0.0.1:1` and `[::ffff:127.0.0.1]:1` are the same address: list one of them".into()));
     }
 
     #[test]
     fn what_does_not_overlap_is_accepted() {
         for texts in [
-            &["[::]:1", "[::]:2", "127.0.0.1:3"][..],
+            &["[::]:1", "raw:[::]:2", "127.0.0.1:3"][..],
             &["[::]:0", "[::]:0", "127.0.0.1:0", "0.0.0.0:0"],
             &["0.0.0.0:9", "[::1]:9", "[fe80::1%lo]:9"],
             &["127.0.0.1:9", "127.0.0.2:9", "[::1]:9"],
@@ -305,48 +268,50 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_can_listen_on_is_refused() {
-        for (text, part) in [
-            ("224.0.0.1:9", "is a multicast address"),
-            ("[::ffff:224.0.0.1]:9", "is a multicast address"),
-            ("[ff02::1%lo]:9", "is a multicast address"),
-            ("255.255.255.255:9", "is the broadcast address"),
-            ("[fe80::1]:9", "needs its interface"),
-            ("[fe80::1%0]:9", "needs its interface"),
-            ("[::1%lo]:9", "names an interface"),
-            ("[::%1]:9", "names an interface"),
-            ("[::ffff:127.0.0.1%lo]:9", "names an interface"),
-            ("[fe80::1%]:9", "`` cannot be the name of an interface"),
-            ("[fe80::1%sixteen-letters-]:9", "`sixteen-letters-` cannot be the name of an interface"),
-            ("[fe80::1%a/b]:9", "`a/b` cannot be the name of an interface"),
-            ("[fe80::1%\u{1b}]:9", "`\\u{1b}` cannot be the name of an interface"),
-            ("127.0.0.1", "expected an address and a port"),
-            ("[fe80::1%lo]", "expected an address and a port"),
-            ("[fe80::1%lo]:70000", "expected an address and a port"),
-            ("[127.0.0.1%lo]:9", "expected an address and a port"),
-            ("localhost:9", "expected an address and a port"),
-        ] {
-            let error = listen(&[text]).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
-        }
-        assert!(Listen::new(Vec::new()).is_err());
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port)).into();
+    fn there_is_at_least_one_listener_and_a_bounded_number() {
+        assert_eq!(Listen::new(Vec::new()), Err(ListenError::None));
+        let local = |port| ListenAddress::from(SocketAddr::from(([127, 0, 0, 1], port))).into();
         let many = |count| Listen::new((1..=count).map(local).collect());
         assert!(many(1024).is_ok());
         assert_eq!(many(1025), Err(ListenError::TooMany));
     }
 
     #[test]
-    fn an_interface_is_kept_as_it_is_written_and_found_when_it_is_bound() {
-        for text in ["[fe80::1%lo]:9", "[fe80::1%1]:9"] {
-            let address: ListenAddress = text.parse().unwrap();
-            assert_eq!(address.to_string(), text);
-            assert_eq!(scope(address.resolve().unwrap()), 1, "{text}");
+    fn a_listener_of_the_command_line_may_name_its_protocol() {
+        for (text, address, protocol) in [
+            ("[::]:9000", "[::]:9000", None),
+            ("raw:[::]:7", "[::]:7", Some(Protocol::Raw)),
+            ("json:127.0.0.1:9000", "127.0.0.1:9000", Some(Protocol::Json)),
+            ("RAW:[fe80::1%lo]:7", "[fe80::1%lo]:7", Some(Protocol::Raw)),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(text.parse(), Ok(ListenEntry { address, protocol }), "{text}");
         }
-        for (text, interface) in [("[fe80::1%nowhere9]:9", "nowhere9"), ("[fe80::1%4000000000]:9", "4000000000")] {
-            let absent = listen(&["[::1]:9", text]).unwrap();
-            let error = absent.resolve().unwrap_err().to_string();
-            assert_eq!(error, format!("find interface {interface} of {text}"));
+        let no_address = "expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\"";
+        for (text, expected) in [
+            ("udp:[::]:7", "expected \"json\" or \"raw\" before the address, not `udp`"),
+            (":[::]:7", "expected \"json\" or \"raw\" before the address, not ``"),
+            ("\u{1b}:[::]:7", "expected \"json\" or \"raw\" before the address, not `\\u{1b}`"),
+            ("raw:[fe80::1%a/b]:7", "`a/b` cannot be the name of an interface"),
+            ("raw:[::]", no_address),
+            ("raw:raw:[::]:7", no_address),
+            ("raw", no_address),
+            ("localhost:9", no_address),
+            ("[::]", no_address),
+        ] {
+            assert_eq!(text.parse::<ListenEntry>().unwrap_err().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listener_without_a_protocol_has_the_default_one() {
+        let listen = listen(&["127.0.0.1:1", "raw:127.0.0.1:2", "json:127.0.0.1:3"]).unwrap();
+        for default in [Protocol::Json, Protocol::Raw] {
+            let protocols: Vec<_> = listen.with_default(default).map(|(_, protocol)| protocol).collect();
+            assert_eq!(protocols, [default, Protocol::Raw, Protocol::Json]);
+            let resolved = listen.resolve(default).unwrap();
+            let expected = [(1, default), (2, Protocol::Raw), (3, Protocol::Json)];
+            assert_eq!(resolved, expected.map(|(port, protocol)| (([127, 0, 0, 1], port).into(), protocol)));
         }
     }
 
@@ -354,7 +319,7 @@ mod tests {
     fn a_bound_address_is_shown_with_the_interface_as_it_was_written() {
         let bound: SocketAddr = "[fe80::1%1]:40000".parse().unwrap();
         for (wanted, expected) in [
-            (&["[::1]:9", "[fe80::1%nowhere9]:0", "[fe80::1%lo]:0"][..], "[fe80::1%lo]:40000"),
+            (&["[::1]:9", "[fe80::1%nowhere9]:0", "raw:[fe80::1%lo]:0"][..], "[fe80::1%lo]:40000"),
             (&["[fe80::1%1]:0"], "[fe80::1%1]:40000"),
             (&["[fe80::2%lo]:0"], "[fe80::1%1]:40000"),
         ] {

@@ -8,6 +8,7 @@ mod diagnosis;
 mod faults;
 mod keys;
 mod listen;
+mod listen_address;
 pub(super) mod source;
 mod syntax;
 mod values;
@@ -20,7 +21,8 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 pub use self::faults::{Fault, Faults};
-pub use self::listen::{Listen, ListenAddress, ListenError};
+pub use self::listen::{Listen, ListenEntry, ListenError};
+pub use self::listen_address::{ListenAddress, ListenAddressError};
 pub use self::values::*;
 use crate::admission::{self, MAX_DATAGRAM_COST, MAX_REFILL_SECONDS, Policy, Prefix};
 use crate::handler::RequestLogSettings;
@@ -29,7 +31,7 @@ use crate::handler::RequestLogSettings;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Addresses and ports to listen on.
+    /// Addresses and ports to listen on, each with its protocol.
     pub listen: Listen,
     /// Threads that serve; 0 = one per CPU.
     pub workers: Whole<0, 256>,
@@ -43,7 +45,7 @@ pub struct Settings {
     pub log: Log,
     /// The sources that get a reply.
     pub access: Access,
-    /// The rate at which they get one.
+    /// The rate limit.
     pub rate_limit: RateLimit,
 }
 
@@ -69,9 +71,9 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Reply {
-    /// The form of a valid datagram.
+    /// The form of a valid datagram, where a listener has none of its own.
     pub protocol: Protocol,
-    /// The reply to those that are not JSON.
+    /// The reply to datagrams that are not JSON.
     pub invalid_json: InvalidJson,
 }
 
@@ -85,15 +87,15 @@ impl Default for Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Log {
-    /// The place where it goes.
+    /// Where the log goes.
     pub target: LogTarget,
     /// The least severe level that is logged.
     pub level: LogLevel,
     /// A line for each request.
     pub requests: bool,
-    /// The number of those per second, on average; 0 = no limit.
+    /// Lines of requests per second, on average; 0 = no limit.
     pub requests_per_second: Whole<0, 1_000_000>,
-    /// The number of bytes of such a line that show the payload.
+    /// Bytes of such a line that show the payload.
     pub max_payload_bytes: Whole<16, 16_384>,
 }
 
@@ -115,9 +117,9 @@ impl Default for Log {
 pub struct Access {
     /// Sources that get a reply; empty = everyone.
     pub allow: List<Prefix, 65_536>,
-    /// Sources that do not.
+    /// Sources that get none.
     pub deny: List<Prefix, 65_536>,
-    /// Source ports that do not.
+    /// Source ports that get none.
     pub deny_source_ports: List<PortRange, 1024>,
 }
 
@@ -164,7 +166,7 @@ impl Default for RateLimit {
 }
 
 impl RateLimit {
-    /// The bursts that make sense at this rate: the largest datagram passes, and a burst refills in time.
+    /// The bursts that are valid at this rate: the largest datagram passes, and a burst refills in time.
     fn sensible_bursts(&self) -> RangeInclusive<u32> {
         match self.per_second.value() {
             0 => 0..=u32::MAX,
@@ -176,7 +178,7 @@ impl RateLimit {
 /// The settings that need a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
-    /// Addresses and ports.
+    /// Addresses and ports, each with its protocol.
     pub listen: Listen,
     /// Threads that serve; 0 = one per CPU.
     pub workers: Whole<0, 256>,
@@ -184,25 +186,47 @@ pub struct Fixed {
     pub receive_buffer_bytes: BufferSize,
     /// Send buffer of each socket.
     pub send_buffer_bytes: BufferSize,
-    /// The form of a valid datagram.
+    /// The protocol of listeners that have none of their own.
     pub protocol: Protocol,
-    /// The place where the log goes.
+    /// Where the log goes.
     pub log_target: LogTarget,
 }
 
 impl Fixed {
-    /// The keys whose values differ.
+    /// The keys whose new values only a restart would put in force.
+    ///
+    /// `passed` holds, for each socket that a socket unit passed, the protocol that its name says, if any. Where there
+    /// are such sockets `listen` is ignored, now and at the next start.
     #[must_use]
-    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+    pub fn differences(&self, other: &Self, passed: &[Option<Protocol>]) -> Vec<&'static str> {
+        let (listen, protocol) = self.listener_differences(other, passed);
         let differs = [
-            ("listen", self.listen != other.listen),
+            ("listen", listen),
             ("workers", self.workers != other.workers),
             ("receive-buffer-bytes", self.receive_buffer_bytes != other.receive_buffer_bytes),
             ("send-buffer-bytes", self.send_buffer_bytes != other.send_buffer_bytes),
-            ("reply.protocol", self.protocol != other.protocol),
+            ("reply.protocol", protocol),
             ("log.target", self.log_target != other.log_target),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
+    /// Returns whether `listen` and whether `reply.protocol` differ in a way that changes the protocol of a listener,
+    /// or where it listens.
+    fn listener_differences(&self, other: &Self, passed: &[Option<Protocol>]) -> (bool, bool) {
+        if !passed.is_empty() {
+            return (false, self.protocol != other.protocol && passed.contains(&None));
+        }
+        let same = |one: &Listen, protocol, other: &Listen, other_protocol| {
+            one.with_default(protocol).eq(other.with_default(other_protocol))
+        };
+        if same(&self.listen, self.protocol, &other.listen, other.protocol) {
+            return (false, false);
+        }
+        // First the one changes, then the other.
+        let listen = !same(&self.listen, self.protocol, &other.listen, self.protocol);
+        let protocol = !same(&other.listen, self.protocol, &other.listen, other.protocol);
+        (listen, protocol)
     }
 }
 
@@ -223,7 +247,7 @@ impl Settings {
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// Everything that is wrong, and where.
+    /// All faults of the text.
     pub fn parse(text: &str) -> Result<Self, Faults> {
         let settings = toml::Deserializer::parse(text).and_then(Self::deserialize);
         match settings {
@@ -289,7 +313,7 @@ impl Settings {
 }
 
 impl fmt::Display for Settings {
-    /// As TOML that reads back as the same settings.
+    /// Writes TOML that reads back as the same settings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&toml::to_string(self).map_err(|_| fmt::Error)?)
     }
@@ -321,10 +345,32 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_the_same() {
-        let text = "listen = ['127.0.0.1:1', '[fe80::1%lo]:2']\nworkers = 0\n[log]\nlevel = 'trace'\nrequests = false";
-        let settings = Settings::parse(text).unwrap();
-        assert_eq!(Settings::parse(&settings.to_string()).unwrap(), settings);
-        assert_ne!(settings, Settings::default());
+        let text = "workers = 0\n[log]\nlevel = 'trace'\nrequests = false";
+        for listen in [
+            "['127.0.0.1:1', '[fe80::1%lo]:2']",
+            "['[::]:9000', { address = '[::]:7', protocol = 'raw' }]",
+            "[{ address = '[::]:7', protocol = 'raw' }, { address = '[::]:8', protocol = 'json' }]",
+        ] {
+            let settings = Settings::parse(&format!("listen = {listen}\n{text}")).unwrap();
+            assert_eq!(Settings::parse(&settings.to_string()).unwrap(), settings);
+            assert_ne!(settings, Settings::default());
+        }
+    }
+
+    #[test]
+    fn a_single_value_needs_no_list_and_a_number_no_quotes() {
+        let same = |one: &str, other: &str| assert_eq!(Settings::parse(one).unwrap(), Settings::parse(other).unwrap());
+        same("listen = '[::]:7'", "listen = ['[::]:7']");
+        let table = "listen = { address = '[::]:7', protocol = 'raw' }";
+        same(table, "listen = [{ address = '[::]:7', protocol = 'RAW' }]");
+        same(table, "[listen]\naddress = '[::]:7'\nprotocol = 'raw'");
+        same(table, "[[listen]]\naddress = '[::]:7'\nprotocol = 'raw'");
+        same("listen = { address = '[::]:7' }", "listen = '[::]:7'");
+        same("access.allow = '::1'", "access.allow = ['::1']");
+        same("rate-limit.exempt = '192.0.2.0/24'", "rate-limit.exempt = ['192.0.2.0/24']");
+        same("access.deny-source-ports = 1900", "access.deny-source-ports = ['1900']");
+        same("access.deny-source-ports = [1900, '1-3', 0x35]", "access.deny-source-ports = ['1900', '1-3', '53']");
+        assert_ne!(Settings::parse("access.deny-source-ports = 1900").unwrap(), Settings::default());
     }
 
     #[test]
@@ -354,9 +400,8 @@ mod tests {
                 let inside = usize::from(wrong.starts_with('['));
                 let place = format!("2:{}: {path}{}: expected ", key.len() + 4 + inside, ["", "[0]"][inside]);
                 assert!(message.starts_with(&place), "{key} = {wrong}: {message}");
-                let suggestion = message.ends_with("expected a list: ['seven']");
                 let shown = quoted(wrong.trim_matches(['[', ']']));
-                assert!(suggestion || message.ends_with(&format!("not {shown}")), "{message}");
+                assert!(message.ends_with(&format!("not {shown}")), "{message}");
             }
         }
     }
@@ -440,12 +485,45 @@ mod tests {
         }
     }
 
+    fn differences(old: &str, new: &str, passed: &[Option<Protocol>]) -> Vec<&'static str> {
+        let [old, new] = [old, new].map(|text| Settings::parse(text).unwrap().fixed());
+        old.differences(&new, passed)
+    }
+
     #[test]
     fn a_change_that_needs_a_restart_is_named() {
-        let old = Settings::default();
-        let new = Settings::parse("workers = 2\nsend-buffer-bytes = '1M'\n[log]\ntarget = 'stderr'\nlevel = 'debug'")
-            .unwrap();
-        assert_eq!(old.fixed().differences(&new.fixed()), ["workers", "send-buffer-bytes", "log.target"]);
+        let new = "workers = 2\nsend-buffer-bytes = '1M'\n[log]\ntarget = 'stderr'\nlevel = 'debug'";
+        assert_eq!(differences("", new, &[]), ["workers", "send-buffer-bytes", "log.target"]);
+        let [old, new] = ["", new].map(|text| Settings::parse(text).unwrap());
         assert_ne!(old.reloadable(), new.reloadable());
+    }
+
+    #[test]
+    fn a_protocol_needs_a_restart_where_it_is_that_of_a_listener() {
+        let raw = "reply.protocol = 'raw'\n";
+        let (one, one_raw) = ("listen = ['[::]:1']", "listen = [{ address = '[::]:1', protocol = 'raw' }]");
+        let one_json = "listen = [{ address = '[::]:1', protocol = 'json' }]";
+        let with_raw = |listen: &str| format!("{raw}{listen}");
+        for (old, new, expected) in [
+            (one, one_json, &[][..]),
+            (one, one_raw, &["listen"]),
+            (one, &with_raw(one), &["reply.protocol"]),
+            (one, &with_raw(one_json), &[]),
+            (one_raw, &with_raw(one), &[]),
+            (one_raw, &with_raw(one_raw), &[]),
+            (one_raw, &with_raw(one_json), &["listen"]),
+            (one, "listen = '[::]:2'", &["listen"]),
+            (one, &with_raw("listen = '[::]:2'"), &["listen", "reply.protocol"]),
+        ] {
+            assert_eq!(differences(old, new, &[]), expected, "{old} and {new}");
+            assert_eq!(differences(new, old, &[]).is_empty(), expected.is_empty(), "{new} and {old}");
+        }
+        // A socket unit says where to listen, and the names of its sockets may say the protocol.
+        let (named, unnamed) = (Some(Protocol::Json), None);
+        let new = with_raw("listen = '[::]:2'");
+        assert_eq!(differences(one, &new, &[named, unnamed]), ["reply.protocol"]);
+        assert_eq!(differences(one, &new, &[named, named]), [""; 0]);
+        assert_eq!(differences(one, one_raw, &[unnamed]), [""; 0]);
+        assert_eq!(differences(one_raw, &with_raw(one_raw), &[unnamed]), ["reply.protocol"]);
     }
 }

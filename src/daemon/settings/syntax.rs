@@ -5,9 +5,9 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-use super::diagnosis::{Diagnosis, list_of, must_be_quoted};
+use super::diagnosis::Diagnosis;
 use super::faults::{printable, quoted};
-use super::keys;
+use super::{keys, listen};
 
 /// Notes the errors of a text, one for each line that has any; says whether nothing but values is broken.
 ///
@@ -17,9 +17,9 @@ pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, erro
     let mut errors: Vec<_> = errors.iter().map(|error| (start(text, error), error)).collect();
     errors.sort_by_key(|&(at, _)| at);
     let mut values = Vec::new();
-    collect(document, &[], &mut values);
+    collect(text, document, &[], None, &mut values);
     values.sort_by_key(|value| value.place.start);
-    let unclosed = cut_at_unclosed_list(&values, &mut errors);
+    let unclosed = cut_at_unclosed(&values, &mut errors);
 
     let mut only_values = true;
     let mut next_line = 0;
@@ -37,44 +37,55 @@ pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, erro
         }
         next_line = text[at..].find('\n').map_or(text.len() + 1, |newline| at + newline + 1);
         diagnosis.note(at, |this| match broken {
-            Some(value) => format!("{}: {}", keys::shown(&value.path), explain_value(this, value, at, error)),
+            Some(value) => explain_value(this, value, at, error),
             None => explain(this, document, at, error),
         });
     }
-    if let Some(list) = unclosed {
-        diagnosis.spoilt.push(list.place.start);
-        diagnosis.note(list.place.start, |_| {
-            format!("{}: the list that begins here has no closing ]", keys::shown(&list.path))
-        });
+    if let Some((value, closing)) = unclosed {
+        diagnosis.spoilt.push(value.place.start);
+        diagnosis.end = value.place.start;
+        let what = match (value.value.get_ref(), closing) {
+            (DeValue::Table(_), _) => "the table that begins here",
+            (_, '}') => "a table in the list that begins here",
+            _ => "the list that begins here",
+        };
+        diagnosis.note(value.place.start, |_| format!("{}: {what} has no closing {closing}", value.name()));
     }
     only_values
 }
 
-/// Finds the list that runs to the end of the text because its bracket is missing, and drops the errors that follow
-/// from it.
+/// Finds the list or inline table that runs to the end of the text because a bracket or brace is missing, and says
+/// which; drops the errors that follow from it.
 ///
-/// A string before that which is not closed either is what is wrong, and takes the list's place.
-fn cut_at_unclosed_list<'v, 'd, 'i>(
+/// Where a string in it is not closed either, that is the fault.
+fn cut_at_unclosed<'v, 'd, 'i>(
     values: &'v [Value<'d, 'i>],
     errors: &mut Vec<(usize, &Error)>,
-) -> Option<&'v Value<'d, 'i>> {
-    let is_unclosed = |error: &Error| error.message().starts_with("unclosed array");
-    let &(end, _) = errors.iter().find(|(_, error)| is_unclosed(error))?;
-    let list = values.iter().find(|value| value.place.contains(&end) || value.place.end == end)?;
-    let inside = errors.partition_point(|&(at, _)| at < list.place.start);
+) -> Option<(&'v Value<'d, 'i>, char)> {
+    let begins = |error: &Error, kinds: &[&str]| kinds.iter().any(|kind| error.message().starts_with(kind));
+    let &(end, error) = errors.iter().find(|(_, error)| begins(error, &["unclosed array", "unclosed inline table"]))?;
+    let closing = if begins(error, &["unclosed array"]) { ']' } else { '}' };
+    let holds = |value: &Value<'_, '_>, at| value.place.contains(&at) || value.place.end == at;
+    let mut candidates =
+        values.iter().filter(|value| value.value.get_ref().is_array() || value.value.get_ref().is_table());
+    // toml may have given up on it before the end: then it is the last that holds an error.
+    let holds_error = |value: &&Value<'_, '_>| {
+        let next = errors.partition_point(|&(at, _)| at <= value.place.start);
+        errors.get(next).is_some_and(|&(at, _)| holds(value, at))
+    };
+    let value = candidates.clone().find(|value| holds(value, end)).or_else(|| candidates.rfind(holds_error))?;
+    let inside = errors.partition_point(|&(at, _)| at < value.place.start);
     // From here on other keys were taken for elements.
     let swallowed = errors[inside..].iter().position(|(_, error)| error.message().starts_with("unexpected `=`"));
     let swallowed = swallowed.map_or(errors.len(), |count| inside + count);
-    let is_string = |(_, error): &(usize, &Error)| {
-        ["invalid basic string", "invalid literal string"].iter().any(|kind| error.message().starts_with(kind))
-    };
+    let is_string = |(_, error): &(usize, &Error)| begins(error, &["invalid basic string", "invalid literal string"]);
     let string = errors[inside..swallowed].iter().position(is_string);
     errors.truncate(string.map_or(inside, |number| inside + number + 1));
     if let Some(number) = string {
         errors.drain(inside..inside + number);
         return None;
     }
-    Some(list)
+    Some((value, closing))
 }
 
 /// The place of an error in the text, where a character begins or the text ends.
@@ -83,74 +94,168 @@ fn start(text: &str, error: &Error) -> usize {
     (0..=at).rfind(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// A value that is not a table, with its key and its place in the text.
+/// A value that is not a table of the file, with its key and its place in the text.
 struct Value<'d, 'i> {
     path: Vec<&'d str>,
+    /// In a table under `[[name]]`: how long the path to `name` is, and the table's number.
+    element: Option<(usize, usize)>,
     place: Range<usize>,
     value: &'d Spanned<DeValue<'i>>,
 }
 
-fn collect<'d, 'i>(table: &'d DeTable<'i>, path: &[&'d str], values: &mut Vec<Value<'d, 'i>>) {
-    for (key, value) in table {
-        let path = [path, &[&**key.get_ref()]].concat();
-        match value.get_ref() {
-            DeValue::Table(table) => collect(table, &path, values),
-            _ => values.push(Value { path, place: value.span(), value }),
-        }
-    }
-}
-
-/// Says what is wrong with the value of a key.
-fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, error: &Error) -> String {
-    let text = diagnosis.text;
-    let broken_part = innermost(broken.value, at);
-    let source = text.get(broken_part.span()).unwrap_or_default();
-    let Some(default) = default_of(diagnosis, &broken.path) else {
-        let is_word = source.starts_with(char::is_alphabetic) || error.message().starts_with("string values must");
-        return if is_word { must_be_quoted(source) } else { error.message().to_owned() };
-    };
-    // Quoted, would it be right?
-    let as_text = |text: &str| Spanned::new(broken_part.span(), DeValue::String(text.to_owned().into()));
-    let line = text[broken.place.start..].lines().next().unwrap_or_default();
-    let line = line.split('#').next().unwrap_or_default().trim();
-    let inner = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(line);
-    let is_element = |text: &str| diagnosis.judge(&broken.path, default, &list_of(&[as_text(text)])).is_none();
-    if let Some(&meant) = [line, inner].iter().find(|text| is_element(text)) {
-        return format!("text must be quoted: [\"{}\"]", printable(meant));
-    }
-    match source.chars().next() {
-        None => "a value is missing".to_owned(),
-        Some(quote @ ('"' | '\'')) if source.len() == 1 || !source.ends_with(quote) => {
-            format!("the closing {quote} is missing")
-        }
-        Some('"' | '\'' | '[' | '{') => error.message().to_owned(),
-        Some(_) => {
-            let text = as_text(source);
-            let value = if broken.value.get_ref().is_array() { list_of(&[text]) } else { text };
-            match diagnosis.judge(&broken.path, default, &value) {
-                None if default.is_integer() => format!("sizes with a unit are strings: \"{}\"", printable(source)),
-                None => must_be_quoted(source),
-                Some(message) => message,
+impl Value<'_, '_> {
+    /// The key as a message shows it.
+    fn name(&self) -> String {
+        match self.element {
+            None => keys::shown(&self.path),
+            Some((length, number)) => {
+                let (list, key) = self.path.split_at(length);
+                format!("{}.{}", keys::shown_element(list, Some(number)), keys::shown(key))
             }
         }
     }
 }
 
-/// The default of a key, if it exists.
-fn default_of<'d>(diagnosis: &Diagnosis<'d>, path: &[&str]) -> Option<&'d toml::Value> {
-    let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(diagnosis.known.get(*first)?, |table, &key| table.get(key))
+fn collect<'d, 'i>(
+    text: &str,
+    table: &'d DeTable<'i>,
+    path: &[&'d str],
+    element: Option<(usize, usize)>,
+    values: &mut Vec<Value<'d, 'i>>,
+) {
+    for (key, value) in table {
+        let path = [path, &[&**key.get_ref()]].concat();
+        let place = value.span();
+        let source = text.get(place.clone()).unwrap_or_default();
+        match value.get_ref() {
+            // toml forgets what is broken in the inline table of a listener: it is looked at as a whole.
+            DeValue::Table(table) if path != ["listen"] || !source.starts_with('{') => {
+                collect(text, table, &path, element, values);
+            }
+            DeValue::Array(list) if source.starts_with("[[") && list.iter().all(|table| is_headed(text, table)) => {
+                for (number, table) in list.iter().filter_map(|table| table.get_ref().as_table()).enumerate() {
+                    collect(text, table, &path, element.or(Some((path.len(), number))), values);
+                }
+            }
+            _ => values.push(Value { path, element, place, value }),
+        }
+    }
 }
 
-/// The innermost value at this byte.
-fn innermost<'d, 'i>(value: &'d Spanned<DeValue<'i>>, at: usize) -> &'d Spanned<DeValue<'i>> {
-    let mut value = value;
-    while let DeValue::Array(list) = value.get_ref()
-        && let Some(element) = list.iter().rfind(|element| element.span().start <= at && at <= element.span().end)
+/// Returns whether this is a table under a header, `[[name]]`.
+fn is_headed(text: &str, element: &Spanned<DeValue<'_>>) -> bool {
+    element.get_ref().is_table() && text.get(element.span()).is_some_and(|source| source.starts_with("[["))
+}
+
+/// Says what is wrong with the value of a key.
+fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, error: &Error) -> String {
+    let text = diagnosis.text;
+    let (number, part) = innermost(broken.value, at);
+    if broken.path == ["listen"]
+        && let Some(begin) = open_brace(text, broken.place.start..at)
     {
-        value = element;
+        return explain_listener(diagnosis, number, begin, at, error);
     }
-    value
+    let name = broken.name();
+    let judge = |text: &str| diagnosis.judge_text(&broken.path, part.span(), text);
+    // Quoted, would it be right?
+    let line = text[broken.place.start..].lines().next().unwrap_or_default();
+    let line = line.split('#').next().unwrap_or_default().trim();
+    let inner = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
+    let is_list = diagnosis.default_of(&broken.path).is_some_and(toml::Value::is_array);
+    if let Some(&meant) = [line, inner.unwrap_or(line)].iter().find(|text| judge(text) == Some(Ok(()))) {
+        return match (is_list, inner) {
+            (true, Some(inner)) if inner == meant => format!("{name}: text must be quoted: [\"{}\"]", printable(meant)),
+            _ => format!("{name}: {}", needs_quotes(diagnosis, &broken.path, meant)),
+        };
+    }
+    let reason = explain_scalar(diagnosis, &broken.path, part.span(), error);
+    format!("{name}: {reason}")
+}
+
+/// The last brace in this part of the text, if it opens.
+fn open_brace(text: &str, part: Range<usize>) -> Option<usize> {
+    let brace = part.start + text.get(part)?.rfind(['{', '}'])?;
+    text[brace..].starts_with('{').then_some(brace)
+}
+
+/// Says what is wrong in the inline table of a listener, which begins at this byte.
+fn explain_listener(
+    diagnosis: &Diagnosis<'_>,
+    number: Option<usize>,
+    begin: usize,
+    at: usize,
+    error: &Error,
+) -> String {
+    let text = diagnosis.text;
+    let name = keys::shown_element(&["listen"], number);
+    // What toml made of it may be made up: the text itself tells.
+    let pair_begin = text[begin..at].rfind(['{', ',']).map_or(begin, |separator| begin + separator + 1);
+    let pair_end = text[at..].find([',', '}', '\n']).map_or(text.len(), |separator| at + separator);
+    let pair = &text[pair_begin..pair_end];
+    let Some((key, value)) = pair.split_once('=') else {
+        let after_key = pair.trim().trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        return if after_key.starts_with(':') {
+            format!("{name}: expected `=` after the key, not `:`")
+        } else {
+            format!("{name}: expected a table such as {}", listen::EXAMPLE)
+        };
+    };
+    let key = key.trim();
+    let value_begin = pair_end - value.trim_start().len();
+    let place = value_begin..value_begin + value.trim().len();
+    let reason = match error.message() {
+        "duplicate key" => "the key is set twice".to_owned(),
+        _ => explain_scalar(diagnosis, &["listen", key], place, error),
+    };
+    format!("{name}.{}: {reason}", keys::shown(&[key]))
+}
+
+/// Says what is wrong with a value that is no list or table, or an element of a list.
+fn explain_scalar(diagnosis: &Diagnosis<'_>, path: &[&str], place: Range<usize>, error: &Error) -> String {
+    let source = diagnosis.text.get(place.clone()).unwrap_or_default();
+    let message = || match error.message() {
+        message if message.starts_with("invalid literal string") => "the closing ' is missing".to_owned(),
+        message if message.starts_with("invalid basic string") => "the closing \" is missing".to_owned(),
+        message => message.to_owned(),
+    };
+    let is_word = source.starts_with(char::is_alphabetic) || error.message().starts_with("string values must");
+    match (diagnosis.judge_text(path, place, source), source.chars().next()) {
+        (Some(Ok(())), _) => needs_quotes(diagnosis, path, source),
+        (None, _) if is_word => must_be_quoted(source),
+        (None, _) => message(),
+        (Some(Err(_)), None) => "a value is missing".to_owned(),
+        (Some(Err(_)), Some(quote @ ('"' | '\''))) if source.len() == 1 || !source.ends_with(quote) => {
+            format!("the closing {quote} is missing")
+        }
+        (Some(Err(_)), Some('"' | '\'' | '[' | '{')) => message(),
+        (Some(Err(reason)), Some(_)) => reason,
+    }
+}
+
+/// Says that text which would be right in quotes needs them.
+fn needs_quotes(diagnosis: &Diagnosis<'_>, path: &[&str], source: &str) -> String {
+    if diagnosis.default_of(path).is_some_and(toml::Value::is_integer) {
+        format!("sizes with a unit are strings: \"{}\"", printable(source))
+    } else {
+        must_be_quoted(source)
+    }
+}
+
+fn must_be_quoted(source: &str) -> String {
+    format!("text must be quoted: \"{}\"", printable(source))
+}
+
+/// The innermost value of a list at this byte, and the number of the list's element that holds it.
+fn innermost<'d, 'i>(value: &'d Spanned<DeValue<'i>>, at: usize) -> (Option<usize>, &'d Spanned<DeValue<'i>>) {
+    let (mut value, mut first) = (value, None);
+    while let DeValue::Array(list) = value.get_ref()
+        && let Some(number) = list.iter().rposition(|element| element.span().start <= at && at <= element.span().end)
+    {
+        value = &list[number];
+        first = first.or(Some(number));
+    }
+    (first, value)
 }
 
 /// Says what is wrong elsewhere.
@@ -160,7 +265,7 @@ fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: 
     let line = diagnosis.text[line_start..].lines().next().unwrap_or_default().trim();
     let message = error.message();
     if let Some(header) = line.strip_prefix('[') {
-        let name = header.trim_end_matches(']');
+        let name = header.trim_start_matches('[').trim_end_matches(']');
         return match message {
             "duplicate key" => {
                 format!("{}: the table is defined twice", keys::shown(&name.split('.').collect::<Vec<_>>()))
@@ -170,7 +275,7 @@ fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: 
     }
     let key = line.split(['=', ':', ' ', '\t']).next().unwrap_or_default().trim();
     let table = before[..line_start].lines().rev().find_map(|line| line.trim().strip_prefix('['));
-    let table = table.and_then(|header| header.split(']').next());
+    let table = table.and_then(|header| header.trim_start_matches('[').split(']').next());
     let path: Vec<_> = table.into_iter().chain([key]).flat_map(|name| name.split('.')).map(str::trim).collect();
     let first = match table {
         Some(table) => document.get(table).and_then(|table| table.get_ref().as_table()?.get_key_value(key)),
@@ -209,9 +314,9 @@ mod tests {
             ("[log]\nlevel = info", "2:9: log.level: text must be quoted: \"info\""),
             ("receive-buffer-bytes = 8MiB", "1:24: receive-buffer-bytes: sizes with a unit are strings: \"8MiB\""),
             ("reply = { protocol = json }", "1:22: reply.protocol: text must be quoted: \"json\""),
-            ("listen = [::]:9000 # all", "1:11: listen: text must be quoted: [\"[::]:9000\"]"),
+            ("listen = [::]:9000 # all", "1:11: listen: text must be quoted: \"[::]:9000\""),
             ("listen = [[::]:9000]", "1:12: listen: text must be quoted: [\"[::]:9000\"]"),
-            ("listen = 127.0.0.1:9000", "1:15: listen: text must be quoted: [\"127.0.0.1:9000\"]"),
+            ("listen = 127.0.0.1:9000", "1:15: listen: text must be quoted: \"127.0.0.1:9000\""),
             ("[access]\ndeny = [192.0.2.0/24, ::1]", "2:14: access.deny: text must be quoted: \"192.0.2.0/24\""),
             ("[log]\nrequests = yes", "2:12: log.requests: expected true or false, not `yes`"),
             ("workers = two", "1:11: workers: expected a whole number from 0 to 256, not `two`"),
@@ -223,6 +328,64 @@ mod tests {
         }
         let of_an_unknown_key = lines("[log]\nlevle = info");
         assert_eq!(of_an_unknown_key[1..], ["2:9: log.levle: text must be quoted: \"info\""]);
+    }
+
+    #[test]
+    fn a_broken_listener_is_told_with_its_key() {
+        for (listen, expected) in [
+            ("[{ address = [::]:7, protocol = 'raw' }]", "1:24: listen[0].address: text must be quoted: \"[::]:7\""),
+            ("{ address = [::]:7, protocol = 'raw' }", "1:23: listen.address: text must be quoted: \"[::]:7\""),
+            (
+                "['[::]:1', { address = '[::]:7', protocol = raw }]",
+                "1:54: listen[1].protocol: text must be quoted: \"raw\"",
+            ),
+            (
+                "{ address = '[::]:7', protocol = rwa }",
+                "1:43: listen.protocol: expected \"json\" or \"raw\", not `rwa`",
+            ),
+            ("[{ address = , protocol = 'raw' }]", "1:23: listen[0].address: a value is missing"),
+            ("[{ address: '[::]:7' }]", "1:20: listen[0]: expected `=` after the key, not `:`"),
+            (
+                "[{ '[::]:7' }]",
+                "1:22: listen[0]: expected a table such as { address = \"[::]:7\", protocol = \"raw\" }",
+            ),
+            ("[{ address = '[::]:7', address = '[::]:8' }]", "1:33: listen[0].address: the key is set twice"),
+        ] {
+            let text = format!("listen = {listen}\nworkers = 300");
+            let workers = "2:11: workers: expected a whole number from 0 to 256, not `300`";
+            assert_eq!(lines(&text), [expected, workers], "{listen}");
+        }
+        assert_eq!(
+            lines("[[listen]]\naddress = [::]:7\nprotocol = rwa\n[[listen]]\nprotocol: 'raw'"),
+            [
+                "2:12: listen[0].address: text must be quoted: \"[::]:7\"",
+                "3:12: listen[0].protocol: expected \"json\" or \"raw\", not `rwa`",
+                "5:9: listen.protocol: expected `=` after the key, not `:`",
+            ]
+        );
+        assert_eq!(lines("[listen]\naddress = [::]:7"), ["2:12: listen.address: text must be quoted: \"[::]:7\""]);
+    }
+
+    #[test]
+    fn a_listener_that_is_not_closed_is_told_where_it_begins() {
+        for (listen, expected) in [
+            ("{ address = '[::]:7', protocol = 'raw'", "2:10: listen: the table that begins here has no closing }"),
+            (
+                "[{ address = '[::]:7', protocol = 'raw' ]",
+                "2:10: listen: a table in the list that begins here has no closing }",
+            ),
+            (
+                "[\n{ address = '[::]:7', protocol = 'raw'\n]",
+                "2:10: listen: a table in the list that begins here has no closing }",
+            ),
+            ("[{ address = '[::]:7' }", "2:10: listen: the list that begins here has no closing ]"),
+            ("[{ address = '[::]:7', protocol = 'raw }]", "2:51: listen: the closing ' is missing"),
+        ] {
+            let text =
+                format!("workers = 300\nlisten = {listen}\nreceive-buffer-bytes = 4096\n[log]\nlevel = 'info'\n");
+            let workers = "1:11: workers: expected a whole number from 0 to 256, not `300`";
+            assert_eq!(lines(&text), [workers, expected], "{listen}");
+        }
     }
 
     #[test]

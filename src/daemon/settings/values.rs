@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::de::{Error, Unexpected, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Declares a choice between names, which may be written in any case.
@@ -27,17 +28,33 @@ macro_rules! choice {
                     $(Self::$variant => $text,)+
                 }
             }
+
+            /// The names to choose from, as in `"json" or "raw"`.
+            pub(super) fn expected() -> String {
+                one_of(&[$($text),+])
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text.to_ascii_lowercase().as_str() {
+                    $($text $(| $alias)? => Ok(Self::$variant),)+
+                    _ => Err(format!("expected {}", Self::expected())),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str(OneOf {
-                    names: &[$($text),+],
-                    find: |text| match text {
-                        $($text $(| $alias)? => Some(Self::$variant),)+
-                        _ => None,
-                    },
-                })
+                deserializer.deserialize_str(Parsed { expected: Self::expected(), value: PhantomData })
             }
         }
 
@@ -68,7 +85,7 @@ choice! {
     }
 }
 choice! {
-    /// The place where the log goes.
+    /// Where the log goes.
     LogTarget {
         /// To journald when standard error is connected to it, else to standard error.
         Auto = "auto",
@@ -94,30 +111,13 @@ choice! {
     }
 }
 
-/// Reads one of several names.
-struct OneOf<T> {
-    names: &'static [&'static str],
-    /// The choice that a name in lower case stands for.
-    find: fn(&str) -> Option<T>,
-}
-
-impl<T> Visitor<'_> for OneOf<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, name) in self.names.iter().enumerate() {
-            let separator = match at {
-                0 => "",
-                _ if at + 1 == self.names.len() => " or ",
-                _ => ", ",
-            };
-            write!(f, "{separator}\"{name}\"")?;
-        }
-        Ok(())
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        (self.find)(&text.to_ascii_lowercase()).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+/// Names in quotes, to choose one of.
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
     }
 }
 
@@ -166,13 +166,13 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
     }
 }
 
-/// A number of bytes from `MIN` to `MAX`: a whole number, or text with a unit as systemd has them (`8M`, `8MiB`).
+/// A number of bytes from `MIN` to `MAX`: a whole number, or text with a unit as in systemd's files (`8M`, `8MiB`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Size<const MIN: u32, const MAX: u32>(Whole<MIN, MAX>);
 
 impl<const MIN: u32, const MAX: u32> Size<MIN, MAX> {
-    /// So many bytes.
+    /// This number of bytes.
     ///
     /// # Panics
     /// They are out of range.
@@ -211,7 +211,7 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Size<MIN, MAX> {
     }
 }
 
-/// The number of bytes that text such as `8MiB` stands for. `8MB` is refused: it would mean 8 000 000 to some.
+/// The number of bytes that text such as `8MiB` stands for. `8MB` is refused: some would take it for 8 000 000.
 fn bytes(text: &str) -> Option<u32> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor: u32 = match unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase().as_str() {
@@ -224,25 +224,36 @@ fn bytes(text: &str) -> Option<u32> {
     number.parse::<u32>().ok()?.checked_mul(factor)
 }
 
-/// A value that is written as text.
+/// A value that is written as text, or as a whole number that stands for its digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FromText<T>(pub T);
 
 impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for FromText<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Parsed<T>(PhantomData<T>);
-        impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
-            type Value = FromText<T>;
+        let expected = "text in quotes".to_owned();
+        deserializer.deserialize_str(Parsed { expected, value: PhantomData }).map(Self)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text in quotes")
-            }
+/// Parses text; `expected` describes it to those who wrote something else.
+struct Parsed<T> {
+    expected: String,
+    value: PhantomData<T>,
+}
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<FromText<T>, E> {
-                text.parse().map(FromText).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Parsed(PhantomData))
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expected)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
     }
 }
 
@@ -252,7 +263,40 @@ impl<T: fmt::Display> Serialize for FromText<T> {
     }
 }
 
-/// A list of values that are written as text, at most `MAX` of them.
+/// A list of values; a single one needs no brackets.
+pub(super) struct OneOrMore<T>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Values<T> {
+            type Value = OneOrMore<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list in brackets")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<OneOrMore<T>, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMore)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMore<T>, E> {
+                T::deserialize(text.into_deserializer()).map(|value| OneOrMore(vec![value]))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<OneOrMore<T>, E> {
+                T::deserialize(number.into_deserializer()).map(|value| OneOrMore(vec![value]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<OneOrMore<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(table)).map(|value| OneOrMore(vec![value]))
+            }
+        }
+        deserializer.deserialize_any(Values(PhantomData))
+    }
+}
+
+/// A list of at most `MAX` values that are written as text; a single one needs no brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T, const MAX: usize>(Vec<FromText<T>>);
 
@@ -275,7 +319,7 @@ impl<T, const MAX: usize> List<T, MAX> {
 
 impl<'de, T: FromStr<Err: fmt::Display>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let values = Vec::deserialize(deserializer)?;
+        let OneOrMore(values) = OneOrMore::deserialize(deserializer)?;
         if values.len() > MAX {
             return Err(D::Error::custom(format_args!("the list is too long: at most {MAX} entries")));
         }
@@ -300,7 +344,7 @@ impl FromStr for PortRange {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.parse(), last.parse()) {
             (Ok(first), Ok(last)) if first <= last => Ok(Self(first..=last)),
-            _ => Err("expected a port or a range of ports from 0 to 65535, such as \"1900\" or \"1-1023\""),
+            _ => Err("expected a port or a range of ports from 0 to 65535, such as 1900 or \"1-1023\""),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Sockets from the service manager: those of socket units (sd_listen_fds(3)), and our own, which it keeps over a
 //! restart or crash with the datagrams that wait in them (the file descriptor store of sd_notify(3)).
 //!
-//! The two come in one list. Ours are told by a name that holds the socket's own address: no socket unit has it by
-//! accident, whatever its FileDescriptorName=. Only sockets that the daemon bound itself are given to the store: one
-//! of a socket unit would come back twice.
+//! The two come in one list, each with a name. Ours begin with `kept-` and hold the socket's own address; a socket unit
+//! may not use such a name. What it does use may be a protocol: that of its sockets. Only sockets that the daemon bound
+//! itself are given to the store: one of a socket unit would come back twice. Their protocol is that of `listen`.
 
 #![allow(unsafe_code, reason = "descriptors that a parent process left open have no owner yet")]
 
@@ -14,23 +14,42 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::ServiceManager;
+use crate::daemon::settings::Protocol;
 
 /// How the names of our own sockets begin.
-const STORED: &str = "echo-udpd-stored-";
+const KEPT: &str = "kept-";
 
 /// The sockets that this process was started with.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Inherited {
     /// Of socket units.
-    pub(in crate::daemon) handed_over: Vec<UdpSocket>,
+    pub(in crate::daemon) handed_over: Vec<PassedSocket>,
     /// From the previous run, each with the name under which the service manager keeps it.
     pub(in crate::daemon) kept: Vec<(String, UdpSocket)>,
 }
 
-/// `LISTEN_FDS` or what belongs to it is invalid.
+/// A socket of a socket unit.
+#[derive(Debug)]
+pub(in crate::daemon) struct PassedSocket {
+    pub(in crate::daemon) socket: UdpSocket,
+    /// The protocol that FileDescriptorName= says; `None` = that of `reply.protocol`.
+    pub(in crate::daemon) protocol: Option<Protocol>,
+}
+
+/// Sockets that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("receive sockets from the service manager")]
-pub(in crate::daemon) struct InheritError(#[from] io::Error);
+pub(in crate::daemon) enum InheritError {
+    /// `LISTEN_FDS` or what belongs to it is invalid.
+    #[error("receive sockets from the service manager")]
+    Receive(#[from] io::Error),
+    /// A socket unit uses a name that only our own sockets have.
+    #[error(
+        "FileDescriptorName={} of a socket unit is reserved: names that begin with {KEPT} are those of the daemon's \
+         own sockets; expected \"raw\", \"json\" or any other name",
+        .0.escape_debug()
+    )]
+    ReservedName(String),
+}
 
 impl Inherited {
     /// Takes them, once, before anything else opens a file; none when `LISTEN_PID` is not this process.
@@ -45,13 +64,20 @@ impl Inherited {
             // SAFETY: it is open, as fcntl has just shown; `LISTEN_PID` says that it is this process's to own, and this
             // is the only time that it is taken.
             let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
-            if is_own(&name, &socket) {
-                inherited.kept.push((name, socket));
-            } else {
-                inherited.handed_over.push(socket);
-            }
+            inherited.add(name, socket)?;
         }
         Ok(inherited)
+    }
+
+    fn add(&mut self, name: String, socket: UdpSocket) -> Result<(), InheritError> {
+        if is_own(&name, &socket) {
+            self.kept.push((name, socket));
+        } else if name.starts_with(KEPT) {
+            return Err(InheritError::ReservedName(name));
+        } else {
+            self.handed_over.push(PassedSocket { socket, protocol: name.parse().ok() });
+        }
+        Ok(())
     }
 
     /// From the previous run those that are to be used again. The others are closed, here and soon in the service
@@ -87,11 +113,11 @@ pub(in crate::daemon) fn could_bind(socket: &UdpSocket) -> bool {
 
 /// A name for the store: printable, and without a colon, which separates names.
 fn name(address: SocketAddr) -> String {
-    format!("{STORED}{address}").replace(':', ".")
+    format!("{KEPT}{address}").replace(':', ".")
 }
 
-fn is_own(stored_as: &str, socket: &UdpSocket) -> bool {
-    socket.local_addr().is_ok_and(|address| name(address) == stored_as)
+fn is_own(kept_as: &str, socket: &UdpSocket) -> bool {
+    socket.local_addr().is_ok_and(|address| name(address) == kept_as)
 }
 
 #[cfg(test)]
@@ -106,6 +132,30 @@ mod tests {
         assert!(is_own(&own, &socket));
         let other = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(!is_own(&own, &other));
-        assert!(!is_own(STORED, &socket));
+        assert!(!is_own(KEPT, &socket));
+    }
+
+    #[test]
+    fn the_name_of_a_socket_unit_s_socket_is_a_protocol_or_says_nothing_but_is_never_one_of_ours() {
+        let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut inherited = Inherited::default();
+        for (given, protocol) in [
+            ("raw", Some(Protocol::Raw)),
+            ("json", Some(Protocol::Json)),
+            ("JSON", Some(Protocol::Json)),
+            ("echo-udpd.socket", None),
+            ("raw ", None),
+            ("", None),
+        ] {
+            inherited.add(given.to_owned(), socket()).unwrap();
+            assert_eq!(inherited.handed_over.last().unwrap().protocol, protocol, "{given:?}");
+        }
+        for reserved in [KEPT, "kept-9000", &name("127.0.0.1:9".parse().unwrap())] {
+            let refused = inherited.add(reserved.to_owned(), socket()).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("FileDescriptorName={reserved} of a socket unit is reserved")));
+        }
+        let own = socket();
+        inherited.add(name(own.local_addr().unwrap()), own).unwrap();
+        assert_eq!((inherited.handed_over.len(), inherited.kept.len()), (6, 1));
     }
 }

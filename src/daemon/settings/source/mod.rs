@@ -1,8 +1,8 @@
-//! Where settings come from: the file of the command line, else the installed one, else the defaults.
+//! The source of the settings: the file of the command line, else the installed one, else the defaults.
 //!
-//! What cannot be read never becomes the defaults: only an installed file that does not exist does, at a start. A
-//! file may be anything, also on a network file system that does not answer: it is read ([`read`]) on a thread of its
-//! own. A thread that is stuck is left behind, a few at most.
+//! The defaults stand in only for an installed file that does not exist, at a start; never for one that cannot be read.
+//! A file may be on a network file system that does not respond: it is read ([`read`]) on a thread of its own. A thread
+//! that is stuck is left behind, a few at most.
 
 mod read;
 
@@ -19,10 +19,10 @@ use std::time::Instant;
 use self::read::{Origin, READ_TIMEOUT};
 use super::{Faults, Listen, Settings};
 
-/// Where the settings are when nobody says otherwise.
+/// The settings file that is read unless the command line names another.
 pub(in crate::daemon) const INSTALLED: &str = "/etc/echo-udpd/echo-udpd.toml";
 
-/// How many threads that have not returned are left behind.
+/// The most threads that are left behind because they have not returned.
 const MAX_STUCK: usize = 4;
 
 /// A settings file that cannot be used.
@@ -33,7 +33,7 @@ pub(in crate::daemon) enum SettingsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// It is invalid.
@@ -62,18 +62,18 @@ impl Loaded {
     }
 }
 
-/// Where settings come from, now and on each reload.
+/// The source of the settings, at the start and on each reload.
 #[derive(Debug)]
 pub(in crate::daemon) struct Source {
     path: PathBuf,
-    /// Addresses of the command line, which win over the file's.
+    /// Listeners of the command line, which win over the file's.
     listen: Option<Listen>,
     /// The origin of the settings in force; `None` at the start.
     in_force: Option<Origin>,
-    /// Whether the file is the installed one, which need not exist.
+    /// The file is the installed one, which need not exist.
     is_optional: bool,
     reading: Option<Reading>,
-    /// Threads that had not returned in time.
+    /// Threads that did not return in time.
     stuck: Vec<JoinHandle<()>>,
 }
 
@@ -81,7 +81,7 @@ pub(in crate::daemon) struct Source {
 #[derive(Debug)]
 struct Reading {
     deadline: Instant,
-    /// The bytes are here, and what is left takes no longer than it must.
+    /// The bytes are here, and the rest takes no longer than it must.
     has_text: Arc<AtomicBool>,
     result: Receiver<Result<Loaded, SettingsError>>,
     thread: JoinHandle<()>,
@@ -95,7 +95,7 @@ impl Source {
         Self { path, listen, in_force: None, is_optional, reading: None, stuck: Vec::new() }
     }
 
-    /// Starts to read on a thread of its own, which calls `wake` when [`poll`](Self::poll) has something to give.
+    /// Starts to read on its own thread, which calls `wake` when [`poll`](Self::poll) has something to give.
     ///
     /// # Errors
     /// There can be no thread, or too many earlier ones are still stuck.
@@ -103,13 +103,13 @@ impl Source {
         let refuse = |source| SettingsError::Read { path: self.path.clone(), source };
         self.stuck.retain(|thread| !thread.is_finished());
         if self.stuck.len() >= MAX_STUCK {
-            let reason = format!("{MAX_STUCK} earlier reads have not returned, a restart is needed");
+            let reason = format!("{MAX_STUCK} earlier reads have not returned; a restart is needed");
             return Err(refuse(io::Error::other(reason)));
         }
         let request = Request {
             path: self.path.clone(),
             in_force: self.in_force,
-            // A file that was in force and is gone later is an error.
+            // A file that was in force and is gone is an error.
             may_be_absent: self.is_optional && self.in_force.is_none_or(|origin| origin == Origin::Absent),
             deadline: Instant::now() + READ_TIMEOUT,
         };
@@ -119,7 +119,7 @@ impl Source {
         let read = {
             let has_text = Arc::clone(&has_text);
             move || {
-                // Nobody waits for it any more when it took too long.
+                // After a timeout nobody waits for it any more.
                 let _ = done.send(request.load(&has_text));
                 wake();
             }
@@ -129,7 +129,7 @@ impl Source {
         Ok(())
     }
 
-    /// When to poll at the latest, while a read is under way.
+    /// The latest time to poll, while a read is under way.
     pub(in crate::daemon) fn deadline(&self) -> Option<Instant> {
         self.reading.as_ref().filter(|reading| !reading.has_text.load(SeqCst)).map(|reading| reading.deadline)
     }
@@ -165,7 +165,7 @@ impl Source {
     }
 }
 
-/// What a reading thread is to do.
+/// The task of a reading thread.
 struct Request {
     path: PathBuf,
     in_force: Option<Origin>,
@@ -197,8 +197,8 @@ impl Request {
     }
 }
 
-/// Succeeds where nothing is at the path: "no such file" is also said of a symbolic link to nothing, be it the file's
-/// own or one on the way there.
+/// Succeeds where nothing is at the path: the kernel reports "no such file" for a dangling symbolic link too, be it the
+/// file itself or a folder on the way there.
 fn absence(path: &Path) -> io::Result<()> {
     for place in path.ancestors() {
         match fs::symlink_metadata(place) {

@@ -1,7 +1,8 @@
 //! One read of a settings file: bounded in size and time, and on a reload only of what can be read again.
 //!
 //! A pipe that was read is empty, and so is a file that is being written in place. Neither may turn the settings in
-//! force into the defaults, which deny nobody: a reload wants a regular file at rest that says something.
+//! force into the defaults, which deny nobody: a reload wants a regular file that is not empty and that
+//! nobody is writing.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -15,13 +16,13 @@ use crate::socket::wait_readable;
 /// The largest file that is read.
 const MAX_BYTES: usize = 1 << 20;
 
-/// How long a file may take to be read.
+/// The longest time that reading a file may take.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a file must not have been written to before a reload reads it.
+/// The time for which a file must not have been written to before a reload reads it.
 const SETTLED_AFTER: Duration = Duration::from_millis(100);
 
-/// How soon a file that changed while it was read is read again.
+/// The wait before a file that changed while it was read is read again.
 const REREAD_AFTER: Duration = Duration::from_millis(10);
 
 /// The origin of the settings in force.
@@ -29,11 +30,11 @@ const REREAD_AFTER: Duration = Duration::from_millis(10);
 pub(in crate::daemon) enum Origin {
     /// There is no installed file.
     Absent,
-    /// A file without a byte.
+    /// An empty file.
     EmptyFile,
-    /// A device without a byte, by its number: `/dev/null`.
+    /// An empty device, such as `/dev/null`, by its number.
     EmptyDevice(u64),
-    /// A file of any kind that says something.
+    /// A file of any kind that is not empty.
     Text,
 }
 
@@ -74,7 +75,7 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Fails for what gave its bytes to the first read. A folder is left to the read, whose error says what it is.
+/// Fails for a pipe and the like, whose bytes went to the first read. Reading a folder fails with its own error.
 fn check_readable_again(file: &Metadata, in_force: Origin) -> io::Result<()> {
     let same_device = in_force == Origin::EmptyDevice(file.rdev()) && file.file_type().is_char_device();
     if file.is_file() || file.is_dir() || same_device {
@@ -92,14 +93,14 @@ fn check_not_emptied(origin: Origin, in_force: Origin) -> io::Result<()> {
     }
 }
 
-/// How much longer a file that was written to just now must be left alone; nothing where the clocks of the file system
-/// and of this host differ so much that nobody can say.
+/// The time for which a file that was just written to must still be left alone; zero where the clocks of the file
+/// system and of this host differ too much to tell.
 fn unsettled(file: &Metadata) -> Duration {
     let age = file.modified().ok().and_then(|written| SystemTime::now().duration_since(written).ok());
     age.map_or(Duration::ZERO, |age| SETTLED_AFTER.saturating_sub(age))
 }
 
-/// What changes when a file is written to.
+/// The part of the metadata that changes when a file is written to.
 fn state(file: &Metadata) -> impl PartialEq + use<> {
     (file.size(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
 }
