@@ -1,6 +1,7 @@
 //! Starts the real programs, waits for what they say with a deadline, and stops them.
 
 pub(crate) mod container;
+pub(crate) mod flood;
 pub(crate) mod load;
 pub(crate) mod namespace;
 pub(crate) mod process;
