@@ -1,5 +1,5 @@
-//! Datagrams with forged source addresses of the server's own subnet, where nobody is: the others' replies go out all the
-//! same. The socket unit's proof of it is in systemd/sockets.rs.
+//! Datagrams with forged source addresses of the server's own subnet, where nobody is: the others' replies go out all
+//! the same. The socket unit's proof of it is in systemd/sockets.rs.
 
 use crate::harness::flood::{Flood, Hosts, Sources};
 use crate::harness::namespace::Namespace;

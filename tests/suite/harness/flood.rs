@@ -1,6 +1,6 @@
 //! A flood from neighbours that do not exist, and what good clients get from the server meanwhile.
 //!
-//! A reply to an address of the server's own subnets, where nobody is, waits up to three seconds for that neighbour, and
+//! A reply to an address of the server's own subnets, where nobody is, waits up to three seconds for that neighbour and
 //! takes room in the send buffer.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
