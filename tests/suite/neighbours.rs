@@ -1,9 +1,10 @@
 //! Datagrams with forged source addresses of the server's own subnet, where nobody is: the others' replies go out all
-//! the same. The socket unit's proof of it is in systemd/sockets.rs.
+//! the same. The socket unit's proof of it is in systemd/sockets.rs. With `ECHO_UDPD_FULL=1`, as in CI, there are more
+//! kinds of floods.
 
 use crate::harness::flood::{Flood, Hosts, Sources};
 use crate::harness::namespace::Namespace;
-use crate::harness::{Daemon, DaemonCommand, has_program, need, sh};
+use crate::harness::{Daemon, DaemonCommand, has_program, is_full, need, sh};
 
 /// Sets how many bytes wait for one neighbour.
 fn set_neighbour_queue(namespace: &Namespace, bytes: u32) {
@@ -27,10 +28,10 @@ const ONE_ADDRESS: [Flood; 2] = [
 ];
 
 const SUBNETS: [Flood; 4] = [
+    Flood { per_second: 12_000, bytes: 1200, sources: Sources::Ipv4Subnet },
     Flood { per_second: 200, bytes: 1200, sources: Sources::Ipv6Subnet },
     Flood { per_second: 2000, bytes: 64, sources: Sources::Ipv4Subnet },
     Flood { per_second: 6000, bytes: 1200, sources: Sources::Ipv4Subnet },
-    Flood { per_second: 12_000, bytes: 1200, sources: Sources::Ipv4Subnet },
 ];
 
 #[test]
@@ -52,7 +53,8 @@ fn a_subnet_of_forged_neighbours_silences_nobody_with_the_shipped_sysctls() {
     set_neighbour_queue(&hosts.server, 8192);
     // With its privileges it has the buffers that the sysctls would grant, whatever this host's are.
     let mut daemon = daemon(&hosts, &[], "");
-    for flood in ONE_ADDRESS.into_iter().chain(SUBNETS) {
+    let floods = SUBNETS.into_iter().chain(ONE_ADDRESS);
+    for flood in floods.take(if is_full() { usize::MAX } else { 2 }) {
         withstands(&mut daemon, &hosts, flood);
     }
 }

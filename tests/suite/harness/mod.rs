@@ -59,6 +59,11 @@ pub(crate) fn has_program(name: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(name).is_file())
 }
 
+/// Returns whether tests that take long are wanted whole.
+pub(crate) fn is_full() -> bool {
+    std::env::var("ECHO_UDPD_FULL").as_deref() == Ok("1")
+}
+
 /// Returns whether this host speaks IPv6 to itself.
 pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::1]:0").is_ok()
