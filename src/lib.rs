@@ -35,26 +35,34 @@
 //! A handler that fails is counted, and logged through the [`tracing`] crate: a program without a subscriber sees
 //! nothing of it (see [`DatagramRequestHandler`](handler::DatagramRequestHandler)).
 //!
-//! # The rooms, and which may use which
+//! # The rooms, and which uses which
 //! ```text
-//!     bin/echo-udpd      bin/echo-udp
-//!           |                 |
-//!         daemon       client_program
-//!           |                 |
-//!           |    blocking     |
-//!           |    /      \     |
-//!          server        client
-//!          /    \          /
-//! admission    handler    /
-//!          \    /   \    /
-//!           rate    protocol
-//!                      |
-//!                  serializer
+//! bin/echo-udpd  -> daemon
+//! bin/echo-udp   -> client_program
 //!
-//!   socket, stats, message_id, printable, counted, failure_chain
+//! daemon         -> server, handler, admission, protocol, serializer, socket, stats,
+//!                   printable, counted, message_id, failure_chain
+//! client_program -> client, protocol, serializer, printable, failure_chain
+//! blocking       -> server, client
+//!
+//! server         -> handler, running, admission, protocol, rate, socket, stats, message_id
+//! client         -> protocol, serializer, socket
+//!
+//! handler        -> running, protocol, serializer, rate, socket, stats, printable, message_id, failure_chain
+//! running        -> admission, rate, socket, stats, message_id
+//! admission      -> rate, socket, stats
+//! protocol       -> serializer
+//! printable      -> counted
+//!
+//! serializer
+//! rate
+//! socket
+//! stats
+//! counted
+//! message_id
+//! failure_chain
 //! ```
-//! A room may use all rooms that its lines lead down to, at any distance, and those at the bottom: `daemon` uses
-//! `admission`, `handler` and `protocol` beside `server`, and `rate` serves `admission`, `handler` and `server`.
+//! A room uses only rooms below it, and exactly those that its line names: a test holds this list against the code.
 //! `server` and `client` do not know each other; `blocking` only gives their blocking twins one place. Without default
 //! features the crate is the library alone: no command line, settings file, log format or service manager.
 //!

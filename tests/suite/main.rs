@@ -13,6 +13,7 @@ mod client_program;
 mod daemon;
 mod easynetwork;
 mod examples;
+mod house;
 mod inherited;
 mod json;
 mod library_client;

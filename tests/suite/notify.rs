@@ -7,9 +7,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    DEADLINE, DaemonCommand, Running, ask, connected, has_program, need, run, temporary_file, temporary_folder,
+    DEADLINE, DaemonCommand, Running, ask, connected, has_program, need, retry, run, temporary_file, temporary_folder,
     wait_for,
 };
+
+fn next_message(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 8192];
+    let length = retry(|| socket.recv(&mut buffer)).unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
 
 /// A service manager's side of the notify socket.
 pub(crate) struct Manager {
@@ -39,9 +45,7 @@ impl Manager {
 
     /// The next datagram.
     pub(crate) fn next(&self) -> String {
-        let mut buffer = [0; 8192];
-        let length = self.socket.recv(&mut buffer).unwrap();
-        String::from_utf8(buffer[..length].to_vec()).unwrap()
+        next_message(&self.socket)
     }
 
     /// Reads up to a datagram that begins so.
@@ -102,15 +106,10 @@ fn a_socket_without_a_path_is_notified_too() {
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let variable = format!("NOTIFY_SOCKET=@{name}");
     let daemon = DaemonCommand::default().wrapped(&["env", &variable]).settings("").start();
-    let next = || {
-        let mut buffer = [0; 8192];
-        let length = socket.recv(&mut buffer).unwrap();
-        String::from_utf8(buffer[..length].to_vec()).unwrap()
-    };
-    assert!(next().starts_with("STATUS=listening on "));
-    assert_eq!(next(), "READY=1\n");
+    assert!(next_message(&socket).starts_with("STATUS=listening on "));
+    assert_eq!(next_message(&socket), "READY=1\n");
     daemon.process.signal("HUP");
-    let reloading = next();
+    let reloading = next_message(&socket);
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC=") && reloading.lines().count() == 2, "{reloading}");
     let finished = daemon.stop();
     assert_eq!(finished.code(), Some(0));
@@ -213,7 +212,7 @@ fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
     manager.wait_for("READY=1");
     // Ten times the interval.
     manager.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    let heard = manager.socket.recv(&mut [0; 100]);
+    let heard = retry(|| manager.socket.recv(&mut [0; 100]));
     assert!(heard.is_err(), "{heard:?}");
     let warning = daemon.wait_for_line("the watchdog is not fed");
     assert!(warning.contains("WARN a worker has given no sign of life for "), "{warning}");

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use super::namespace::within_network_of;
+use super::namespace::{Namespace, within_network_of};
 use super::process::{Finished, Running, run};
 use super::{DEADLINE, connected, has_program, is_root, skipped, temporary_folder, wait_for};
 
@@ -124,6 +124,11 @@ impl Container {
     pub(crate) fn drop_in(&self, name: &str, text: &str) {
         self.write(&format!("/etc/systemd/system/echo-udpd.service.d/{name}.conf"), text);
         self.sh("systemctl daemon-reload");
+    }
+
+    /// Its network, as a host to join others to.
+    pub(crate) fn network(&self) -> Namespace {
+        Namespace::of_process(self.init)
     }
 
     /// Runs something whose sockets are on the container's network.

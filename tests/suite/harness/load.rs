@@ -1,7 +1,5 @@
 //! A steady load: numbered datagrams at a fixed rate, whatever happens to the server, and which of them were answered.
 
-#![allow(unsafe_code, reason = "SO_RCVBUFFORCE has no safe wrapper")]
-
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -9,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::wire::set_option;
 use super::{DEADLINE, wait_for};
 
 /// How long the last replies may take.
@@ -38,18 +37,7 @@ impl Answered {
 pub(crate) fn load(server: SocketAddr, rate: u32, count: usize, meanwhile: impl FnOnce(&Answered) + Send) -> Outcome {
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
     // A second's replies may come at once.
-    let bytes: i32 = 64 << 20;
-    // SAFETY: the option value is one live i32, and its size is what the kernel is told.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            (&raw const bytes).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(set, 0, "SO_RCVBUFFORCE: {}", std::io::Error::last_os_error());
+    set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let (answered, total, done) = (Answered::default(), AtomicUsize::new(usize::MAX), AtomicBool::new(false));
     thread::scope(|scope| {

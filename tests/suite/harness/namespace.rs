@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -20,11 +20,25 @@ impl Namespace {
     }
 
     pub(crate) fn new() -> Self {
+        let new = Self::unused_name();
+        sh(format!("ip netns add {}", new.0)).success();
+        new.ip("link set lo up");
+        new
+    }
+
+    /// The namespace of a process; dropping this takes only the name away.
+    pub(crate) fn of_process(pid: u32) -> Self {
+        let attached = Self::unused_name();
+        sh(format!("ip netns attach {} {pid}", attached.0)).success();
+        attached
+    }
+
+    /// A run that was killed leaves its names behind, and its process id comes again one day.
+    fn unused_name() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("echo{}n{number}", std::process::id());
-        sh(format!("ip netns add {name}; ip -n {name} link set lo up")).success();
-        Self(name)
+        let mut names =
+            std::iter::repeat_with(|| format!("echo{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        Self(names.find(|name| !file(name).exists()).unwrap())
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -47,8 +61,13 @@ impl Namespace {
 
     /// Runs something with its sockets in this namespace.
     pub(crate) fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        within_network_of(Path::new(&format!("/run/netns/{}", self.0)), what)
+        within_network_of(&file(&self.0), what)
     }
+}
+
+/// Where a named namespace is (ip-netns(8)).
+fn file(name: &str) -> PathBuf {
+    Path::new("/run/netns").join(name)
 }
 
 /// Runs something with its sockets in the namespace that a file stands for.

@@ -6,8 +6,12 @@ mod package;
 mod sockets;
 mod starts;
 
+use echo_udpd::message_id;
+
 use crate::harness::container::{ANYWHERE, Container, at};
 use crate::harness::load::{Outcome, load};
+use crate::harness::process::Counters;
+use crate::harness::wait_for;
 
 /// Whose sockets the service uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,17 @@ impl Container {
                      /usr/share/doc/echo-udpd/examples/socket-only.conf
                  systemctl daemon-reload; systemctl start echo-udpd.socket"),
         };
+    }
+
+    /// All counters at this moment.
+    fn counters(&self) -> Counters {
+        let lines = || {
+            let lines = self.sh(&format!("journalctl -q -o cat MESSAGE_ID={}", message_id::COUNTERS));
+            lines.lines().map(Counters::parse).collect::<Vec<_>>()
+        };
+        let before = lines().len();
+        self.sh("systemctl kill -s USR1 echo-udpd");
+        wait_for("the counters", || lines().get(before).cloned())
     }
 
     /// A steady load on the service, while a script runs in the container.

@@ -2,7 +2,7 @@
 
 use super::{ALL_SOCKETS, Sockets};
 use crate::harness::container::{ANYWHERE, Container, at, releases};
-use crate::harness::{connected, wait_for};
+use crate::harness::{connected, retry, wait_for};
 
 #[test]
 fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
@@ -70,7 +70,7 @@ fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
             let refused = container.inside(|| {
                 let socket = connected(at(ANYWHERE));
                 socket.send(b"1").unwrap();
-                socket.recv(&mut [0; 10]).unwrap_err().kind()
+                retry(|| socket.recv(&mut [0; 10])).unwrap_err().kind()
             });
             assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "{place}");
             container.stop_service();

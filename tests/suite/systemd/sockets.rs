@@ -4,6 +4,12 @@ use echo_udpd::message_id;
 
 use super::Sockets;
 use crate::harness::container::{ANYWHERE, Container, releases};
+use crate::harness::flood::{Flood, Hosts, Sources};
+
+/// As the file itself says.
+const APPLY_SYSCTLS: &str =
+    "install -D -m 644 /usr/share/doc/echo-udpd/examples/sysctl.conf /etc/sysctl.d/echo-udpd.conf
+    systemctl restart systemd-sysctl";
 
 #[test]
 fn port_and_workers_change_with_a_restart_and_the_old_port_is_closed() {
@@ -129,6 +135,24 @@ fn the_socket_unit_has_its_buffers_whatever_the_host_s_limits() {
 }
 
 #[test]
+fn a_subnet_of_forged_neighbours_silences_nobody_behind_the_socket_unit() {
+    for release in releases() {
+        let container = Container::boot(&release);
+        let hosts = Hosts::around(container.network());
+        container.sh(APPLY_SYSCTLS);
+        container.sh("systemctl enable --now echo-udpd.socket");
+        container.is_answered(ANYWHERE, "1");
+        for per_second in [6000, 12_000] {
+            let flood = Flood { per_second, bytes: 1200, sources: Sources::Ipv4Subnet };
+            let before = container.counters();
+            let sent = flood.is_withstood(&hosts, 9000);
+            let grown = container.counters().since(&before);
+            assert!(grown["handled"] > u64::from(sent) / 2, "{}: of {sent}: {grown:?}", container.release);
+        }
+    }
+}
+
+#[test]
 fn the_sysctl_file_bounds_what_waits_for_a_neighbour_on_each_interface() {
     for release in releases() {
         let container = Container::boot(&release);
@@ -137,8 +161,7 @@ fn the_sysctl_file_bounds_what_waits_for_a_neighbour_on_each_interface() {
         };
         container.sh("ip link add there0 type veth peer name there1");
         assert_eq!(of("there0"), "212992 212992 ", "the kernel's default");
-        container.sh("install -D -m 644 /usr/share/doc/echo-udpd/examples/sysctl.conf /etc/sysctl.d/echo-udpd.conf
-             systemctl restart systemd-sysctl");
+        container.sh(APPLY_SYSCTLS);
         assert_eq!((of("lo"), of("there0")), ("8192 8192 ".into(), "8192 8192 ".into()), "{}", container.release);
         // What udev runs for a new interface where the namespace has no `default` (99-systemd.rules).
         container.sh("ip link add later0 type veth peer name later1
