@@ -12,7 +12,8 @@ use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::faults::{Faults, MAX_SHOWN, quoted};
-use super::{ListenEntry, MAX_REFILL_SECONDS, Settings, keys, listen, syntax};
+use super::{ListenEntry, Settings, keys, listen, syntax};
+use crate::admission::MAX_REFILL_SECONDS;
 
 /// Everything that is wrong in a text that is not a valid settings file.
 pub(super) fn faults(text: &str) -> Faults {
