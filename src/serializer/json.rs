@@ -204,6 +204,7 @@ mod tests {
             value: f64,
         }
         let serializer = JsonSerializer::<Reading>::new();
+        assert_eq!(format!("{serializer:?}"), "JsonSerializer");
         let bytes = serializer.serialize(Reading { sensor: "t\u{e9}".into(), value: 1.5 }).unwrap();
         assert_eq!(bytes, "{\"sensor\":\"t\u{e9}\",\"value\":1.5}".as_bytes());
         assert_eq!(serializer.deserialize(bytes).unwrap().value, 1.5);
