@@ -220,12 +220,23 @@ mod tests {
         assert_eq!(Printable::raw(b"\x00a\xff\r\n").to_string(), "\\x00a\\xff\\x0d\\x0a");
     }
 
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn a_beginning_is_cut_between_characters() {
+        let text = "a\u{e9}b";
+        assert_eq!([0, 1, 2, 3, 4, 9].map(|limit| beginning(text, limit)), ["", "a", "a", "a\u{e9}", text, text]);
+    }
+
     #[test]
     fn the_limit_counts_escaped_characters_and_says_what_was_left_out() {
         let text = "\"\u{e9}\u{e9}\"".as_bytes();
         assert_eq!(Printable::json(text).limit(14).to_string(), "\"\\u00e9\\u00e9\"");
         assert_eq!(Printable::json(text).limit(12).to_string(), "\"\\u00e9 ... (3 bytes left out)");
         assert_eq!(Printable::raw(b"abc").limit(2).to_string(), "ab ... (1 byte left out)");
+        assert_eq!(Printable::json(text).limit(13).to_string(), "\"\\u00e9\\u00e9 ... (1 byte left out)");
+        assert_eq!(Printable::json(b"\"\xff\xffab").limit(9).to_string(), "\"\\xff\\xff ... (2 bytes left out)");
+        assert_eq!(Printable::json(b"\"\xff\xffab").limit(8).to_string(), "\"\\xff ... (3 bytes left out)");
+        assert_eq!(Printable::raw(b"a\\bcd").limit(5).to_string(), "a\\x5c ... (3 bytes left out)");
         assert_eq!(Printable::json(b"12 \n").limit(2).to_string(), "12");
     }
 }

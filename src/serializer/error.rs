@@ -85,6 +85,9 @@ mod tests {
         let error = DeserializeError::at(2, 7, "unknown verb");
         assert_eq!(error.to_string(), "unknown verb at line 2 column 7");
         assert_eq!((error.line(), error.column()), (Some(2), Some(7)));
-        assert_eq!(DeserializeError::new("too short").to_string(), "too short");
+        let error = DeserializeError::new("too short");
+        assert_eq!((error.to_string(), error.line()), ("too short".into(), None));
+        let elsewhere = serde_json::from_value::<u8>(serde_json::Value::Null).unwrap_err();
+        assert_eq!(DeserializeError::from(elsewhere).line(), None, "an error of JSON that is not in a text");
     }
 }

@@ -157,6 +157,14 @@ mod tests {
     }
 
     #[test]
+    fn raw_json_shows_its_text_and_gives_its_bytes() {
+        let packet = parse(b"[1]\n").unwrap();
+        assert_eq!(format!("{packet}{packet:?}"), "[1]\nRawJson(b\"[1]\\n\")");
+        assert_eq!((packet.as_bytes(), packet.as_ref()), (&b"[1]\n"[..], &b"[1]\n"[..]));
+        assert_eq!(packet.into_bytes(), &b"[1]\n"[..]);
+    }
+
+    #[test]
     fn raw_json_is_validated_without_recursion() {
         let deep = [vec![b'['; 30_000], vec![b']'; 30_000]].concat();
         assert!(parse(&deep).is_ok());
@@ -196,6 +204,7 @@ mod tests {
             value: f64,
         }
         let serializer = JsonSerializer::<Reading>::new();
+        assert_eq!(format!("{serializer:?}"), "JsonSerializer");
         let bytes = serializer.serialize(Reading { sensor: "t\u{e9}".into(), value: 1.5 }).unwrap();
         assert_eq!(bytes, "{\"sensor\":\"t\u{e9}\",\"value\":1.5}".as_bytes());
         assert_eq!(serializer.deserialize(bytes).unwrap().value, 1.5);
