@@ -33,6 +33,9 @@ pub(super) struct SourcePrefixes {
     pub(super) ipv6: u8,
 }
 
+/// The bits of ::ffff:0:0/96, where IPv4 addresses are in mapped form (RFC 4291 s2.5.5.2).
+const MAPPED: u128 = 0xffff << 32;
+
 /// All that is limited as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Source {
@@ -44,13 +47,17 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn of(peer: SocketAddr, prefixes: SourcePrefixes) -> Self {
-        let (ip, scope) = match peer {
-            SocketAddr::V4(peer) => (mask_ipv4(*peer.ip(), prefixes.ipv4).to_ipv6_mapped(), 0),
+        match peer {
+            SocketAddr::V4(peer) => {
+                let ip = mask_ipv4(*peer.ip(), prefixes.ipv4).to_bits();
+                Self { address: MAPPED | u128::from(ip), scope: 0 }
+            }
             // Anybody on the link could have any of them: each counts individually.
-            SocketAddr::V6(peer) if peer.ip().is_unicast_link_local() => (*peer.ip(), peer.scope_id()),
-            SocketAddr::V6(peer) => (ipv6_source(*peer.ip(), prefixes.ipv6), 0),
-        };
-        Self { address: u128::from_ne_bytes(ip.octets()), scope }
+            SocketAddr::V6(peer) if peer.ip().is_unicast_link_local() => {
+                Self { address: peer.ip().to_bits(), scope: peer.scope_id() }
+            }
+            SocketAddr::V6(peer) => Self { address: ipv6_source(*peer.ip(), prefixes.ipv6).to_bits(), scope: 0 },
+        }
     }
 }
 
