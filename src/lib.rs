@@ -42,7 +42,7 @@
 //!
 //! daemon         -> server, handler, admission, protocol, serializer, socket, stats,
 //!                   printable, counted, message_id, failure_chain
-//! client_program -> client, protocol, serializer, printable, failure_chain
+//! client_program -> client, protocol, serializer, socket, printable, failure_chain
 //! blocking       -> server, client
 //!
 //! server         -> handler, running, admission, protocol, rate, socket, stats, message_id

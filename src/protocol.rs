@@ -12,11 +12,6 @@ use crate::serializer::{
     BytesSerializer, DeserializeError, JsonSerializer, RawJsonSerializer, SerializeError, Serializer,
 };
 
-/// The largest payload of a datagram over IPv4, in bytes: 65 535 less the IP and UDP headers (RFC 791, RFC 768).
-pub const MAX_PAYLOAD_IPV4: usize = 65_507;
-/// The largest payload of a datagram over IPv6, in bytes: 65 535 less the UDP header (RFC 8200, RFC 768).
-pub const MAX_PAYLOAD_IPV6: usize = 65_527;
-
 /// Turns packets into datagrams and back.
 pub trait DatagramProtocol {
     /// The packets that are sent.

@@ -2,11 +2,12 @@
 
 use super::prefix::Prefix;
 use crate::rate::MAX_REFILL_SECONDS;
+use crate::socket::MAX_PAYLOAD_IPV6;
 
 /// Bytes of payload that one token pays for: what fits the smallest packet that every IPv6 path carries.
 const BYTES_PER_TOKEN: usize = 1232;
 /// The tokens that the largest datagram costs: a burst must be at least this.
-pub const MAX_DATAGRAM_COST: u32 = datagram_cost(65_527);
+pub const MAX_DATAGRAM_COST: u32 = datagram_cost(MAX_PAYLOAD_IPV6);
 
 /// The tokens that a datagram with this many bytes of payload costs: one for each [`BYTES_PER_TOKEN`] started.
 pub(super) const fn datagram_cost(bytes: usize) -> u32 {

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use socket2::{SockAddr, SockRef};
 
 use super::ClientError;
-use crate::protocol::{MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
-use crate::socket::receive_now;
+use crate::socket::{max_payload, receive_now};
 
 /// A connected socket that can be closed while others wait on it.
 #[derive(Debug)]
@@ -63,11 +62,6 @@ impl<S> Link<S> {
     fn lock(&self) -> MutexGuard<'_, Option<Arc<S>>> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The most bytes that a datagram to this address carries.
-pub(crate) fn max_payload(server: SocketAddr) -> usize {
-    if server.ip().to_canonical().is_ipv4() { MAX_PAYLOAD_IPV4 } else { MAX_PAYLOAD_IPV6 }
 }
 
 /// Receives the datagram that waits in the socket, of any size, and keeps it at its own.

@@ -7,7 +7,7 @@ mod asynchronous;
 pub(crate) mod blocking;
 mod connect;
 mod error;
-pub(crate) mod link;
+mod link;
 
 pub use asynchronous::UdpClient;
 pub use connect::{ConnectOptions, Family};

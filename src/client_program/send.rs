@@ -14,10 +14,10 @@ use super::failure::Failure;
 use super::same_json::is_same;
 use super::server::Server;
 use crate::client::blocking::UdpClient;
-use crate::client::link::max_payload;
 use crate::printable::Printable;
 use crate::protocol::BytesProtocol;
 use crate::serializer::RawJson;
+use crate::socket::max_payload;
 
 /// How much of an error's text is repeated, in characters.
 const ERROR_TEXT: usize = 200;

@@ -16,9 +16,8 @@ use super::outbox::{Reply, ReplyKind};
 use crate::failure_chain::FailureChain;
 use crate::message_id;
 use crate::printable::Printable;
-use crate::protocol::{MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
 use crate::serializer::SerializeError;
-use crate::socket::{Flow, Outgoing};
+use crate::socket::{Flow, Outgoing, max_payload};
 use crate::stats::DropReason;
 
 /// Bytes of a failure in a log line.
@@ -161,7 +160,7 @@ impl<S> Client<S> {
 }
 
 fn check_size(payload: &Bytes, peer: SocketAddr) -> Result<(), SendPacketError> {
-    let limit = if peer.is_ipv4() { MAX_PAYLOAD_IPV4 } else { MAX_PAYLOAD_IPV6 };
+    let limit = max_payload(peer);
     if payload.len() <= limit { Ok(()) } else { Err(SendPacketError::TooLarge { size: payload.len(), limit }) }
 }
 

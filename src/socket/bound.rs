@@ -25,6 +25,7 @@ impl Default for SocketOptions {
 
 /// The IP families that a socket answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Families {
     /// One AF_INET6 socket bound to `[::]`, IPV6_V6ONLY off.
     Both,
@@ -60,6 +61,7 @@ impl std::fmt::Display for Families {
 
 /// A socket that is ready for batches.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct BoundSocket {
     /// The socket, not blocking.
     pub socket: UdpSocket,

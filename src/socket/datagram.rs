@@ -4,6 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+/// The largest payload of a datagram over IPv4, in bytes: 65 535 less the IP and UDP headers (RFC 791, RFC 768).
+pub const MAX_PAYLOAD_IPV4: usize = 65_507;
+/// The largest payload of a datagram over IPv6, in bytes: 65 535 less the UDP header (RFC 8200, RFC 768).
+pub const MAX_PAYLOAD_IPV6: usize = 65_527;
+
+/// The largest payload of a datagram to this address, in bytes.
+#[must_use]
+pub fn max_payload(peer: SocketAddr) -> usize {
+    if peer.ip().to_canonical().is_ipv4() { MAX_PAYLOAD_IPV4 } else { MAX_PAYLOAD_IPV6 }
+}
+
 /// The address that a datagram was sent to, as its packet information says (`ip(7)`, `ipv6(7)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {

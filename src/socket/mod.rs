@@ -22,7 +22,7 @@ mod watch;
 pub use ancillary::PacketInfo;
 pub use bind::{BindTarget, adopt, bind, client_ports};
 pub use bound::{BindError, BoundSocket, Families, SocketOptions};
-pub use datagram::{Datagram, Destination, Flow, Outgoing};
+pub use datagram::{Datagram, Destination, Flow, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6, Outgoing, max_payload};
 pub use interface::{interface_index, interface_name};
 pub(crate) use options::disable_error_queue;
 pub use options::kernel_drops;
