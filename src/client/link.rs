@@ -1,4 +1,4 @@
-//! The socket of either client, from its connection until it is closed.
+//! The connected socket of a client, blocking or not, until it is closed.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -12,7 +12,7 @@ use super::ClientError;
 use crate::protocol::{MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6};
 use crate::socket::receive_now;
 
-/// A connected socket that can be closed while others wait on it.
+/// A connected socket that can be closed while other threads or tasks wait on it.
 #[derive(Debug)]
 pub(super) struct Link<S> {
     socket: Mutex<Option<Arc<S>>>,
@@ -31,10 +31,10 @@ impl<S: AsFd> Link<S> {
         Ok(Self { socket: Mutex::new(Some(Arc::new(socket))), local, server })
     }
 
-    /// Closes the socket, and wakes those who wait on it.
+    /// Closes the socket, and wakes those that wait on it.
     pub(super) fn close(&self) {
         if let Some(socket) = self.lock().take() {
-            // Fails only where nobody can be waiting.
+            // Fails only if nobody can be waiting.
             let _ = SockRef::from(&*socket).shutdown(Shutdown::Both);
         }
     }
@@ -54,7 +54,7 @@ impl<S> Link<S> {
         self.open().map(|_| self.server)
     }
 
-    /// Refuses what no datagram to this server can carry.
+    /// Refuses a payload that no datagram to this server can carry.
     pub(super) fn check_size(&self, datagram: &Bytes) -> Result<(), ClientError> {
         let (size, limit) = (datagram.len(), max_payload(self.server));
         if size <= limit { Ok(()) } else { Err(ClientError::TooLarge { size, limit }) }
@@ -70,7 +70,7 @@ pub(crate) fn max_payload(server: SocketAddr) -> usize {
     if server.ip().to_canonical().is_ipv4() { MAX_PAYLOAD_IPV4 } else { MAX_PAYLOAD_IPV6 }
 }
 
-/// Receives the datagram that waits in the socket, of any size, and keeps it at its own.
+/// Receives the datagram that waits in the socket, whatever its size, into a buffer of exactly that size.
 pub(super) fn receive(socket: impl AsFd) -> io::Result<Bytes> {
     let mut buffer = [0; 1 << 16];
     let length = receive_now(socket, &mut buffer)?;
