@@ -1,7 +1,7 @@
 //! One datagram is one packet.
 //!
-//! A [`DatagramProtocol`] is what a server or client is given so that it can speak of packets; [`SerializerProtocol`]
-//! makes one of a serializer and, where the packet is not what the serializer carries, a converter. Knows no sockets.
+//! A server or client gets a [`DatagramProtocol`], so that it can work with packets; [`SerializerProtocol`] makes one
+//! from a serializer and, if the packet is not what the serializer carries, a converter. Knows no sockets.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub trait DatagramProtocol {
     /// The payload of the datagram that carries this packet.
     ///
     /// # Errors
-    /// The packet has no form in bytes.
+    /// The packet cannot be serialized.
     fn make_datagram(&self, packet: Self::Sent) -> Result<Bytes, SerializeError>;
 
     /// The packet that this datagram carries; it may share the bytes.
     ///
     /// # Errors
-    /// The datagram is not a packet of this protocol.
+    /// The datagram is not a valid packet of this protocol.
     fn build_packet(&self, datagram: Bytes) -> Result<Self::Received, DatagramProtocolParseError>;
 }
 
@@ -52,13 +52,13 @@ pub enum DatagramProtocolParseError {
     /// The serializer refused the bytes.
     #[error("{0}")]
     Deserialize(DeserializeError),
-    /// The converter refused what the serializer made of them.
+    /// The converter refused the serializer's result.
     #[error("{0}")]
     Convert(ConversionError),
 }
 
 impl DatagramProtocolParseError {
-    /// The line of the fault, counted from 1, when the format has lines.
+    /// The line of the fault, counted from 1, if the format has lines.
     #[must_use]
     pub fn line(&self) -> Option<usize> {
         match self {
@@ -67,7 +67,7 @@ impl DatagramProtocolParseError {
         }
     }
 
-    /// The column of the fault in bytes, counted from 1, when the format has lines.
+    /// The column of the fault in bytes, counted from 1, if the format has lines.
     #[must_use]
     pub fn column(&self) -> Option<usize> {
         match self {
@@ -100,13 +100,13 @@ pub trait PacketConverter<S: Serializer> {
 pub struct ConversionError(Box<dyn Error + Send + Sync>);
 
 impl ConversionError {
-    /// Says what was wrong, in lower case and without a full stop.
+    /// Creates the error from what was wrong, in lower case and without a full stop.
     pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(cause.into())
     }
 }
 
-/// The packet is what the serializer carries.
+/// No conversion: the packet is what the serializer carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoConversion;
 
@@ -141,10 +141,10 @@ pub struct SerializerProtocol<S, C = NoConversion> {
     converter: C,
 }
 
-/// JSON of any kind, as [`serde_json::Value`]. For your own types take [`TypedJsonProtocol`]; this one has no
+/// JSON of any kind, as [`serde_json::Value`]. For your own types use [`TypedJsonProtocol`]; this one has no type
 /// parameters.
 pub type JsonProtocol = TypedJsonProtocol<serde_json::Value>;
-/// JSON of serde types: sends an `S`, receives an `R` (the same type where only one is given).
+/// JSON of serde types: sends an `S`, receives an `R` (the same type if only one is given).
 ///
 /// ```
 /// use echo_udpd::protocol::{DatagramProtocol, TypedJsonProtocol};
@@ -165,20 +165,20 @@ pub type JsonProtocol = TypedJsonProtocol<serde_json::Value>;
 /// assert_eq!(reply, r#"{"hello":"world"}"#);
 /// ```
 pub type TypedJsonProtocol<S, R = S> = SerializerProtocol<JsonSerializer<S, R>>;
-/// JSON that is validated and kept as the bytes that came: what the daemon speaks.
+/// JSON that is validated and kept as the bytes that were received: the daemon's protocol `json`.
 pub type RawJsonProtocol = SerializerProtocol<RawJsonSerializer>;
 /// Any bytes (RFC 862).
 pub type BytesProtocol = SerializerProtocol<BytesSerializer>;
 
 impl<S> SerializerProtocol<S> {
-    /// A protocol whose packets are what the serializer carries.
+    /// Creates a protocol whose packets are what the serializer carries.
     pub const fn new(serializer: S) -> Self {
         Self { serializer, converter: NoConversion }
     }
 }
 
 impl<S, C> SerializerProtocol<S, C> {
-    /// A protocol whose packets are converted to and from what the serializer carries.
+    /// Creates a protocol whose packets are converted to and from what the serializer carries.
     pub const fn with_converter(serializer: S, converter: C) -> Self {
         Self { serializer, converter }
     }

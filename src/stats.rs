@@ -2,16 +2,16 @@
 //!
 //! At rest `received = handled + drops before the handler`, and for the echo handler
 //! `handled = sent + error_replies + drops by the handler or after it`. A worker writes only its own counters, which
-//! have cache lines of their own; snapshots add them up. The table makes the types here, and whatever shows counters
-//! goes by [`COUNTERS`]. What a reason means is decided elsewhere.
+//! have their own cache lines; snapshots add them up. The types here are generated from the table, and everything that
+//! shows counters uses [`COUNTERS`]. When to count a reason is decided elsewhere.
 
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Declares the counters, in the order in which they are shown. Each has a text of help, a name (where the echo daemon
-/// shows another, that one too), a unit and an owner; those that the status line of a service shows have a label for
-/// that. The reasons for a drop stand in the order of a datagram's way, each with its side of the handler.
+/// Declares the counters, in the order in which they are shown. Each has a help text, a name (and a second one if the
+/// echo daemon shows another), a unit and an owner; those in the status line of a service have a label for it. The drop
+/// reasons are in the order in which they are checked, each with its side of the handler.
 macro_rules! counters {
     (
         $(
@@ -36,7 +36,7 @@ macro_rules! counters {
             $($(#[doc = $last_help])+ pub $last: u64,)+
         }
 
-        /// Why a datagram was dropped.
+        /// The reason why a datagram was dropped.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum DropReason {
@@ -44,7 +44,7 @@ macro_rules! counters {
         }
 
         impl DropReason {
-            /// Every reason, in the order of a datagram's way.
+            /// Every reason, in the order in which they are checked.
             pub const ALL: [Self; [$(stringify!($reason)),+].len()] = [$(Self::$reason),+];
 
             /// The name in counters: `source_port`.
@@ -108,7 +108,7 @@ macro_rules! counters {
             }
         }
 
-        /// The same numbers where several threads add to them.
+        /// The same numbers, for several threads to add to.
         #[derive(Debug, Default)]
         struct Totals {
             $($field: AtomicU64,)+
@@ -206,7 +206,7 @@ counters! {
     log_dropped: Lines of Process, "log lines dropped";
 }
 
-/// A counter: how it is called, what it counts and how to read it.
+/// A counter: its name, what it counts and how to read it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Counter {
@@ -217,17 +217,17 @@ pub struct Counter {
     help: &'static str,
     /// The unit of what is counted.
     pub unit: Unit,
-    /// The part that it is a property of.
+    /// The part that it belongs to.
     pub owner: Owner,
-    /// The reason, of a counter of drops.
+    /// The reason, if it counts drops.
     pub reason: Option<DropReason>,
-    /// The label on the status line of a service, where it has one; the drops share theirs.
+    /// The label in the status line of a service, if it has one; the drops share theirs.
     pub status: Option<&'static str>,
     read: fn(&Stats) -> u64,
 }
 
 impl Counter {
-    /// The help: what is counted, in a sentence or two.
+    /// The help text: what is counted, in a sentence or two.
     #[must_use]
     pub fn help(&self) -> &'static str {
         self.help.trim_start()
@@ -254,7 +254,7 @@ pub enum Unit {
     Lines,
 }
 
-/// The part that a counter is a property of.
+/// The part that a counter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Owner {
@@ -332,7 +332,7 @@ impl fmt::Display for Stats {
     }
 }
 
-/// Writes nothing where there is nothing to add.
+/// Adds to a counter, unless there is nothing to add.
 fn add(total: &AtomicU64, count: u64) {
     if count != 0 {
         total.fetch_add(count, Relaxed);
@@ -344,12 +344,12 @@ fn add(total: &AtomicU64, count: u64) {
 #[repr(align(128))]
 pub(crate) struct Counters {
     totals: Totals,
-    /// The kernel's own count when this one began.
+    /// The kernel's count when this one began.
     kernel_drops_before: u32,
 }
 
 impl Counters {
-    /// Counters of a socket on which the kernel has dropped this many already.
+    /// Creates the counters of a socket on which the kernel has already dropped this many datagrams.
     pub(crate) fn beyond(kernel_drops_before: u32) -> Self {
         Self { kernel_drops_before, ..Self::default() }
     }
@@ -371,10 +371,10 @@ impl Counters {
         self.totals.log_suppressed.fetch_add(1, Relaxed);
     }
 
-    /// Takes over the kernel's own count, which is gone with its socket and has 32 bits only.
+    /// Records the kernel's count, which is gone with its socket and has only 32 bits.
     pub(crate) fn set_kernel_drops(&self, drops: u32) {
         let drops = drops.wrapping_sub(self.kernel_drops_before);
-        // Failure: there are no more, or another thread has reported later ones.
+        // Failure: there are no more, or another thread has recorded a later count.
         let _ = self.totals.kernel_drops.fetch_update(Relaxed, Relaxed, |total| {
             let more = drops.wrapping_sub(total as u32);
             (1..1 << 31).contains(&more).then(|| total + u64::from(more))

@@ -26,7 +26,7 @@ pub struct UdpClient<P> {
 impl<P: DatagramProtocol> UdpClient<P> {
     /// Connects to a name and port, `("localhost", 9000)`: the first of its addresses that can be connected to.
     ///
-    /// Connecting a datagram socket sends nothing: whether anything listens there shows with the first reply.
+    /// Connecting a datagram socket sends nothing: only the first reply shows whether anything is listening there.
     ///
     /// # Errors
     /// The name has no address, or none of them can be connected to.
@@ -34,7 +34,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
         Self::connect_with(&ConnectOptions::new(), server, protocol).await
     }
 
-    /// Connects as these options say.
+    /// Connects with these options.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect), or no address is of the family.
@@ -47,7 +47,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
         Ok(Self { protocol, link: options.connect(addresses, open)? })
     }
 
-    /// Uses a socket that is connected already.
+    /// Uses a socket that is already connected.
     ///
     /// # Errors
     /// The socket is not connected, or cannot be used with tokio.
@@ -74,7 +74,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
     /// Cancel-safe: a datagram is taken from the socket only when it is returned.
     ///
     /// # Errors
-    /// The reply is not a valid packet (the client can go on), nothing listens there, or the client is closed.
+    /// The reply is not a valid packet (the client remains usable), nothing is listening, or the client is closed.
     pub async fn recv_packet(&self) -> Result<P::Received, ClientError> {
         let socket = self.link.open()?;
         loop {
@@ -93,18 +93,18 @@ impl<P: DatagramProtocol> UdpClient<P> {
         }
     }
 
-    /// Receives a packet within this time. No time at all takes what is there.
+    /// Receives a packet within this time. With a time of zero it takes a datagram that has already arrived.
     ///
     /// # Errors
     /// Those of [`recv_packet`](Self::recv_packet), and [`ClientError::TimedOut`].
     pub async fn recv_packet_within(&self, time: Duration) -> Result<P::Received, ClientError> {
         if time.is_zero() {
-            // A loop that takes what is there must not keep other tasks from running.
+            // A caller that does this in a loop must not keep other tasks from running.
             consume_budget().await;
         } else if let Ok(received) = timeout(time, self.recv_packet()).await {
             return received;
         }
-        // A datagram may be there that the runtime has not heard of yet.
+        // A datagram may have arrived that the runtime has not noticed yet.
         let received = receive(&*self.link.open()?);
         self.link.open()?;
         match received {
@@ -116,7 +116,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
 }
 
 impl<P> UdpClient<P> {
-    /// The local address that it sends from.
+    /// The local address that the client sends from.
     ///
     /// # Errors
     /// The client is closed.
@@ -132,7 +132,7 @@ impl<P> UdpClient<P> {
         self.link.server_address()
     }
 
-    /// Returns whether it was closed.
+    /// Returns whether the client was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.link.open().is_err()
@@ -144,7 +144,7 @@ impl<P> UdpClient<P> {
     }
 }
 
-/// Puts a connected socket into tokio's hands.
+/// Registers a connected socket with tokio.
 fn open(socket: std::net::UdpSocket) -> io::Result<Link<UdpSocket>> {
     disable_error_queue(&socket)?;
     socket.set_nonblocking(true)?;

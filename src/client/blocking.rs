@@ -19,7 +19,7 @@ pub struct UdpClient<P> {
 impl<P: DatagramProtocol> UdpClient<P> {
     /// Connects to a name and port, `("localhost", 9000)`: the first of its addresses that can be connected to.
     ///
-    /// Connecting a datagram socket sends nothing: whether anything listens there shows with the first reply.
+    /// Connecting a datagram socket sends nothing: only the first reply shows whether anything is listening there.
     ///
     /// # Errors
     /// The name has no address, or none of them can be connected to.
@@ -27,7 +27,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
         Self::connect_with(&ConnectOptions::new(), server, protocol)
     }
 
-    /// Connects as these options say.
+    /// Connects with these options.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect), or no address is of the family.
@@ -40,7 +40,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
         Ok(Self { protocol, link: options.connect(addresses, open)? })
     }
 
-    /// Uses a socket that is connected already.
+    /// Uses a socket that is already connected.
     ///
     /// # Errors
     /// The socket is not connected.
@@ -62,17 +62,17 @@ impl<P: DatagramProtocol> UdpClient<P> {
         sent.map(drop).map_err(ClientError::Send)
     }
 
-    /// Receives a packet, however long that takes.
+    /// Receives a packet; waits as long as it takes.
     ///
     /// # Errors
-    /// The reply is not a valid packet (the client can go on), nothing listens there, or the client is closed.
+    /// The reply is not a valid packet (the client remains usable), nothing is listening, or the client is closed.
     pub fn recv_packet(&self) -> Result<P::Received, ClientError> {
         self.receive(None)
     }
 
-    /// Receives a packet within this time. No time at all takes what is there.
+    /// Receives a packet within this time. With a time of zero it takes a datagram that has already arrived.
     ///
-    /// The time is this call's alone: other threads may receive meanwhile, each with its own.
+    /// The time applies to this call alone: other threads may receive meanwhile, each with its own.
     ///
     /// # Errors
     /// Those of [`recv_packet`](Self::recv_packet), and [`ClientError::TimedOut`].
@@ -82,10 +82,10 @@ impl<P: DatagramProtocol> UdpClient<P> {
 
     fn receive(&self, time: Option<Duration>) -> Result<P::Received, ClientError> {
         let socket = self.link.open()?;
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
-            let left = time.map(|time| time.saturating_sub(begun.elapsed()));
-            wait_readable(&*socket, left).map_err(ClientError::Wait)?;
+            let remaining = time.map(|time| time.saturating_sub(start.elapsed()));
+            wait_readable(&*socket, remaining).map_err(ClientError::Wait)?;
             let received = receive(&*socket);
             self.link.open()?;
             match (received, time) {
@@ -93,7 +93,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
                 (Err(error), _) if error.kind() != io::ErrorKind::WouldBlock => {
                     return Err(ClientError::Receive(error));
                 }
-                (Err(_), Some(time)) if begun.elapsed() >= time => return Err(ClientError::TimedOut(time)),
+                (Err(_), Some(time)) if start.elapsed() >= time => return Err(ClientError::TimedOut(time)),
                 // A signal came, or another thread has taken the datagram.
                 (Err(_), _) => {}
             }
@@ -102,7 +102,7 @@ impl<P: DatagramProtocol> UdpClient<P> {
 }
 
 impl<P> UdpClient<P> {
-    /// The local address that it sends from.
+    /// The local address that the client sends from.
     ///
     /// # Errors
     /// The client is closed.
@@ -118,7 +118,7 @@ impl<P> UdpClient<P> {
         self.link.server_address()
     }
 
-    /// Returns whether it was closed.
+    /// Returns whether the client was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.link.open().is_err()
@@ -130,7 +130,7 @@ impl<P> UdpClient<P> {
     }
 }
 
-/// Makes a connected socket one whose sends wait for room.
+/// Prepares a connected socket: sends on it wait for room.
 fn open(socket: UdpSocket) -> io::Result<Link<UdpSocket>> {
     disable_error_queue(&socket)?;
     socket.set_nonblocking(false)?;

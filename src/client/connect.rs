@@ -1,4 +1,4 @@
-//! Connecting: to which of a server's addresses, and from where.
+//! Connecting to a server: the choice of its address and of the local one.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -52,7 +52,7 @@ impl ConnectOptions {
         self
     }
 
-    /// Connects to the first of these addresses that can be connected to; `open` makes a client's link of the socket.
+    /// Connects to the first of these addresses that can be connected to; `open` turns the socket into a client's link.
     pub(super) fn connect<T>(
         &self,
         addresses: impl Iterator<Item = SocketAddr>,

@@ -22,16 +22,16 @@ pub enum ClientError {
     Connect {
         /// The server's address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The socket that was handed over is not a connected UDP socket.
+    /// The given socket is not a connected UDP socket.
     #[error("use the given socket")]
     Adopt(#[source] io::Error),
-    /// The packet has no form in bytes.
+    /// The packet cannot be serialized.
     #[error(transparent)]
     Serialize(#[from] SerializeError),
-    /// The packet does not fit a datagram.
+    /// The packet does not fit in a datagram.
     #[error("packet is {size} bytes; a datagram carries at most {limit}")]
     TooLarge {
         /// Its size in bytes.
@@ -39,10 +39,10 @@ pub enum ClientError {
         /// The largest payload to this server.
         limit: usize,
     },
-    /// The kernel did not send; `ConnectionRefused` tells of an earlier datagram.
+    /// Sending failed; `ConnectionRefused` is about an earlier datagram.
     #[error("send")]
     Send(#[source] io::Error),
-    /// The kernel did not receive; `ConnectionRefused` says that nothing listens there.
+    /// Receiving failed; `ConnectionRefused` means that nothing is listening there.
     #[error("receive")]
     Receive(#[source] io::Error),
     /// The kernel could not wait for a reply.
@@ -51,7 +51,7 @@ pub enum ClientError {
     /// Nothing came in time.
     #[error("no reply within {0:?}")]
     TimedOut(Duration),
-    /// The reply is not a valid packet; the client can go on.
+    /// The reply is not a valid packet; the client remains usable.
     #[error("the reply is not a valid packet")]
     Parse(#[from] DatagramProtocolParseError),
     /// The client was closed.
@@ -60,7 +60,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Returns whether the server's host said that nothing listens on that port.
+    /// Returns whether the server's host reported that nothing is listening on that port.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         let (Self::Send(error) | Self::Receive(error)) = self else { return false };

@@ -1,4 +1,4 @@
-//! The socket of either client, from its connection until it is closed.
+//! The connected socket of a client, blocking or not, until it is closed.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -11,7 +11,7 @@ use socket2::{SockAddr, SockRef};
 use super::ClientError;
 use crate::socket::{max_payload, receive_now};
 
-/// A connected socket that can be closed while others wait on it.
+/// A connected socket that can be closed while other threads or tasks wait on it.
 #[derive(Debug)]
 pub(super) struct Link<S> {
     socket: Mutex<Option<Arc<S>>>,
@@ -30,10 +30,10 @@ impl<S: AsFd> Link<S> {
         Ok(Self { socket: Mutex::new(Some(Arc::new(socket))), local, server })
     }
 
-    /// Closes the socket, and wakes those who wait on it.
+    /// Closes the socket, and wakes those that wait on it.
     pub(super) fn close(&self) {
         if let Some(socket) = self.lock().take() {
-            // Fails only where nobody can be waiting.
+            // Fails only if nobody can be waiting.
             let _ = SockRef::from(&*socket).shutdown(Shutdown::Both);
         }
     }
@@ -53,7 +53,7 @@ impl<S> Link<S> {
         self.open().map(|_| self.server)
     }
 
-    /// Refuses what no datagram to this server can carry.
+    /// Refuses a payload that no datagram to this server can carry.
     pub(super) fn check_size(&self, datagram: &Bytes) -> Result<(), ClientError> {
         let (size, limit) = (datagram.len(), max_payload(self.server));
         if size <= limit { Ok(()) } else { Err(ClientError::TooLarge { size, limit }) }

@@ -1,7 +1,8 @@
-//! The client: packets to one server, and only from it.
+//! The client: sends packets to one server, and receives only from it.
 //!
-//! A connected socket: the kernel passes on what that endpoint sends and nothing else, and "connection refused" (an
-//! ICMP port unreachable) comes back as an error. `blocking` is the twin without a runtime. Knows no server.
+//! Its socket is connected: the kernel delivers what that endpoint sends and nothing else, and "connection refused" (an
+//! ICMP port unreachable) comes back as an error. `blocking` is the twin without a runtime. This room does not know
+//! the server's.
 
 mod asynchronous;
 pub(crate) mod blocking;

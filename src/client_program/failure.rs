@@ -1,4 +1,4 @@
-//! Why a command of the client program did not do what it was asked, and the exit status that says so.
+//! The reasons why a command of the client program failed, with their messages and exit statuses.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use crate::client::ClientError;
 use crate::printable::Printable;
 use crate::serializer::DeserializeError;
 
-/// Why a command failed; an address is a text, as [`Server::show`](super::server::Server::show) writes it.
+/// The reason why a command failed; an address is text, as [`Server::show`](super::server::Server::show) writes it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// Also what --help and --version print.
@@ -18,7 +18,7 @@ pub(super) enum Failure {
     Resolve { host: String, source: io::Error },
     #[error("{} has no {family} address", Printable::raw(.host.as_bytes()))]
     NoAddress { host: String, family: &'static str },
-    #[error("{address} is not a unicast address: it stands for many hosts")]
+    #[error("{address} is not a unicast address: it reaches many hosts")]
     NotUnicast { address: String },
     #[error("a link-local address needs its interface: {ip}%eth0")]
     NoInterface { ip: IpAddr },
@@ -36,7 +36,7 @@ pub(super) enum Failure {
     Send { address: String, source: io::Error },
     #[error("receive from {address}")]
     Receive { address: String, source: io::Error },
-    /// It does not matter with whom.
+    /// An error that does not depend on the server.
     #[error(transparent)]
     Client(ClientError),
     #[error(
@@ -56,7 +56,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The failure that a client's error means, at this address and with this time to wait.
+    /// The failure that a client's error stands for, with this address and this time to wait.
     pub(super) fn of_client(error: ClientError, address: String, wait: Duration) -> Self {
         match error {
             error if error.is_refused() => Self::Refused { address },
@@ -73,7 +73,7 @@ impl Failure {
         }
     }
 
-    /// 1: no reply, or not the one wanted. 2: it could not even ask, or print.
+    /// The exit status. 1: no reply, or a wrong one. 2: nothing could be sent, or printed.
     pub(super) fn status(&self) -> u8 {
         match self {
             Self::Receive { .. }

@@ -1,4 +1,4 @@
-//! The client program `echo-udp`: its command line, and how it ends.
+//! The client program `echo-udp`: its command line and its exit status.
 
 mod failure;
 mod same_json;
@@ -30,10 +30,10 @@ enum Command {
     /// Send one packet and print it with its reply
     ///
     /// Sends {"command-line arguments":["WORD",...]} and prints two lines, `Sent:` and `Received:`, once the reply has
-    /// come. Each address of the host is tried until one replies. Exits with 0 when the reply is what was sent: the
-    /// same bytes, or the same JSON with other blanks between its tokens or other escapes in its strings. Exits with 1
-    /// when there was no reply or another one, an error of the server included, and with 2 when nothing could be sent
-    /// or printed.
+    /// arrived. Each address of the host is tried until one replies. Exits with 0 if the reply is what was sent: the
+    /// same bytes, or the same JSON with different whitespace between tokens or different escapes in strings. Exits
+    /// with 1 if there was no reply or a different one (error replies included), and with 2 if nothing could be sent or
+    /// printed.
     Send(send::Send),
 }
 
@@ -46,8 +46,8 @@ pub fn command_line() -> clap::Command {
 /// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    // With a handler of any kind, a file that has reached its limit fails a write instead of ending the process.
-    // Without one, the signal ends it: no reason not to run.
+    // With any handler for this signal, a write to a file that has reached its size limit fails instead of ending the
+    // process. Without one the signal ends it, which is no reason not to run.
     let _ = flag::register(SIGXFSZ, Arc::<AtomicBool>::default());
     let ran = CommandLine::try_parse().map_err(Failure::from).and_then(|command_line| match command_line.command {
         Command::Send(send) => send.run(),
@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints what was asked for: --help, --version.
+/// Prints the text of --help or --version.
 fn show(message: &clap::Error) -> ExitCode {
     match message.print().and_then(|()| io::stdout().flush()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,7 +67,8 @@ fn show(message: &clap::Error) -> ExitCode {
     }
 }
 
-/// Says why it fails, unless the reader has gone. A standard error that cannot be written to changes no status.
+/// Reports why the program fails, unless the reader of its output has gone. The status is the same if standard error
+/// cannot be written to.
 fn fail(failure: &Failure) -> ExitCode {
     match failure {
         // With the usage and a hint.

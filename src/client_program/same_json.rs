@@ -1,23 +1,24 @@
-//! Comparing JSON texts: what a server may write differently, and what it may not.
+//! Compares JSON texts: some things a server may write differently, others not.
 //!
-//! Blanks between tokens and the escapes of strings are ways of writing. Digits, the order of members and members that
-//! are there twice belong to what was sent: a server that changes them has not echoed it. No value is built, so depth
-//! and size of numbers do not matter, nor do lone surrogates.
+//! Whitespace between tokens and the escapes in strings may differ. Digits, the order of members and duplicate members
+//! belong to what was sent: a server that changes them has not echoed it. No value is built, so neither nesting depth
+//! nor the size of numbers matters, nor do lone surrogates.
 
 use std::str::EncodeUtf16;
 
 use serde_json::value::RawValue;
 
-/// Returns whether both are the same tokens: strings unescaped, all others to the byte, in the same order.
+/// Returns whether both consist of the same tokens in the same order; strings are compared without their escapes, all
+/// other tokens byte for byte.
 pub(super) fn is_same(a: &RawValue, b: &RawValue) -> bool {
     Pieces::of(a).eq(Pieces::of(b))
 }
 
-/// A part of a JSON text, once blanks and escapes are gone.
+/// A part of a JSON text, without whitespace and escapes.
 #[derive(Debug, PartialEq, Eq)]
 enum Piece {
-    /// A character of a token outside strings, or a quote at either end of a string. In valid JSON one of these, never
-    /// a mere blank, divides two tokens.
+    /// A character of a token outside strings, or a quote at either end of a string. In valid JSON one of these always
+    /// separates two tokens, never whitespace alone.
     Syntax(u16),
     /// A UTF-16 code unit of a string (RFC 8259 s7: an escape is one unit).
     Content(u16),
@@ -70,7 +71,7 @@ impl Iterator for Pieces<'_> {
     }
 }
 
-/// The character of this unit; half of a surrogate pair is none that the grammar knows.
+/// The character of this unit; half of a surrogate pair is none that matters to the grammar.
 fn character(unit: u16) -> char {
     char::from_u32(unit.into()).unwrap_or(char::REPLACEMENT_CHARACTER)
 }

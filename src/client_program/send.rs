@@ -19,7 +19,7 @@ use crate::protocol::BytesProtocol;
 use crate::serializer::RawJson;
 use crate::socket::max_payload;
 
-/// How much of an error's text is repeated, in characters.
+/// The most characters of an error reply's text that are repeated.
 const ERROR_TEXT: usize = 200;
 
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(super) struct Send {
     /// Send this text as it is instead, valid JSON or not; `-` reads it from standard input
     #[arg(long, value_name = "TEXT", conflicts_with = "words")]
     json: Option<String>,
-    /// The words to send; none is an empty list
+    /// Words to send; without any, an empty list is sent
     #[arg(value_name = "WORD")]
     words: Vec<String>,
 }
@@ -53,7 +53,7 @@ impl Send {
         match self.json.as_deref() {
             Some("-") => {
                 let mut input = Vec::new();
-                // One byte more than a datagram carries says enough of what may never end.
+                // One byte over the limit is enough to know: the input may never end.
                 let limited = &mut io::stdin().lock().take(limit as u64 + 1);
                 limited.read_to_end(&mut input).map_err(Failure::ReadInput)?;
                 if input.len() <= limit { Ok(input.into()) } else { Err(Failure::InputTooLarge { limit }) }
@@ -69,7 +69,7 @@ impl Send {
         for &address in addresses {
             match self.ask_one(address, packet) {
                 Ok(reply) => return Ok((address, reply)),
-                // That one address did not reply says more than that another could not be sent to.
+                // An address that did not reply says more than one that could not be sent to.
                 Err(next) if next.status() == 2 && failure.as_ref().is_some_and(|failure| failure.status() == 1) => {}
                 Err(next) => failure = Some(next),
             }
@@ -87,12 +87,12 @@ impl Send {
     }
 }
 
-/// The bytes on one line: as JSON where they are, else as the daemon shows raw bytes.
+/// The bytes on one line: as JSON if they are, else as the daemon shows raw bytes.
 fn printable(bytes: &Bytes) -> Printable<'_> {
     if RawJson::parse(bytes.clone()).is_ok() { Printable::json(bytes) } else { Printable::raw(bytes) }
 }
 
-/// Accepts the reply when it is what was sent, though a server may write the same JSON differently.
+/// Accepts the reply if it is what was sent; a server may write the same JSON differently.
 fn judge(address: String, packet: &Bytes, reply: &Bytes) -> Result<(), Failure> {
     let json = serde_json::from_slice::<&RawValue>;
     match (json(packet), json(reply)) {

@@ -1,4 +1,4 @@
-//! The options that say which server, and its addresses.
+//! The options that choose the server, and the lookup of its addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
@@ -7,10 +7,10 @@ use clap::{Args, ValueHint};
 use super::failure::Failure;
 use crate::client::Family;
 
-/// Where localhost is.
+/// The addresses of localhost.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
-/// Which server.
+/// The options that choose the server.
 #[derive(Debug, Args)]
 pub(super) struct Server {
     /// The server's name or address
@@ -42,7 +42,7 @@ impl Server {
         if addresses.is_empty() { Err(refusal.unwrap_or_else(|| self.no_address())) } else { Ok(addresses) }
     }
 
-    /// All addresses of the host. Where the resolver does not know localhost, it is this host (RFC 6761 s6.3).
+    /// All addresses of the host. If the resolver does not know localhost, it is this host (RFC 6761 s6.3).
     fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         match (self.host.as_str(), self.port).to_socket_addrs() {
             Ok(addresses) => Ok(addresses.collect()),
@@ -72,7 +72,7 @@ impl Server {
         }
     }
 
-    /// The failure of a host without an address that may be used.
+    /// The failure for a host that has no usable address.
     pub(super) fn no_address(&self) -> Failure {
         let family = match self.family() {
             Some(Family::Ipv4) => "IPv4",
@@ -87,15 +87,15 @@ impl Server {
     }
 }
 
-/// Returns whether the address may be one host's. A subnet's broadcast address looks like any other.
+/// Returns whether the address may belong to one host. A subnet's broadcast address looks like any other.
 fn is_unicast(address: IpAddr) -> bool {
     let address = address.to_canonical();
     !address.is_multicast() && address != Ipv4Addr::BROADCAST
 }
 
-/// A name or an address, as the resolver takes it: an IPv6 address without its brackets.
+/// Parses a name or an address into what the resolver takes: an IPv6 address loses its brackets.
 fn host(text: &str) -> Result<String, String> {
-    let split = |host: &str, port: &str| Err(format!("the port has an option of its own: --host {host} --port {port}"));
+    let split = |host: &str, port: &str| Err(format!("the port has its own option: --host {host} --port {port}"));
     if text.is_empty() {
         return Err("expected a name or an address".into());
     }

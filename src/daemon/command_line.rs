@@ -38,7 +38,7 @@ impl CommandLine {
     /// Reads the command line of this process.
     ///
     /// # Errors
-    /// It is invalid, or asks for the help or version text, which is the error.
+    /// It is invalid, or it asks for the help or version text, which is then the error.
     pub(super) fn read() -> Result<Self, clap::Error> {
         let command_line = Self::try_parse()?;
         if let Some(Err(reason)) = command_line.listen() {

@@ -1,7 +1,7 @@
-//! The loop that runs apart from the workers: stop, reload, counters, watchdog, and the second's tick.
+//! The control loop, apart from the workers: stop, reload, counters, watchdog, and the once-a-second tick.
 //!
-//! The loop waits for one thing, to be woken or for the next event that is due. Whatever an outsider can stall, a
-//! settings file or the service manager's socket, has a thread of its own.
+//! The loop waits in one place, until it is woken or the next event is due. Anything that an outsider can stall, such
+//! as a settings file or the service manager's socket, has its own thread.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::server::{ServeError, ServerHandle};
 /// The interval between updates of the status line and of the once-a-second summaries.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the server may take to stop: longer than it gives handlers that wait.
+/// How long the server may take to stop: longer than the grace period of handlers that wait.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
 /// How often a server that does not stop is woken again.
@@ -61,16 +61,16 @@ pub(super) struct Control<'a, A> {
     operator: Operator<'a>,
     source: Source,
     started: Started,
-    /// Puts reloaded settings in force.
+    /// Applies reloaded settings.
     apply: A,
     watchdog: Option<Watchdog>,
     tick: Instant,
 }
 
-/// How the server was started, which a reload compares with.
+/// How the server was started, for a reload to compare with.
 pub(super) struct Started {
     pub(super) settings: Settings,
-    /// The protocol of each socket that a socket unit passed, as far as its name says one.
+    /// The protocol of each socket that a socket unit passed, if its name is one.
     pub(super) passed: Vec<Option<Protocol>>,
 }
 
@@ -92,10 +92,10 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
     /// Runs until the daemon is asked to stop.
     ///
     /// # Errors
-    /// The server ended by itself.
+    /// The server stopped by itself.
     pub(super) fn run(mut self) -> Result<(), ServeError> {
         self.operator.ready();
-        // A stop goes before everything else.
+        // A stop takes precedence over everything else.
         while self.handle.is_serving() && !self.inbox.requests.stop() {
             if self.inbox.requests.take_counters() {
                 self.operator.counters();
@@ -108,7 +108,7 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
         self.stop()
     }
 
-    /// Begins a reload that was asked for, or ends the one that is under way.
+    /// Starts a reload that was requested, or ends the one in progress.
     fn reload(&mut self) {
         if !self.source.is_reading() {
             if !self.inbox.requests.take_reload() {
@@ -131,23 +131,23 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
             Err(error) => self.operator.reload_failed(&error),
         }
         self.operator.ready();
-        // The next may have been asked for meanwhile.
+        // Another may have been requested meanwhile.
         self.inbox.wake.wake();
     }
 
     fn put_in_force(&mut self, loaded: &Loaded) {
-        let live = loaded.settings.reloadable();
-        (self.apply)(&live);
-        report::exempt(&live);
+        let reloadable = loaded.settings.reloadable();
+        (self.apply)(&reloadable);
+        report::exempt(&reloadable);
         let Started { settings, passed } = &self.started;
         let changed = settings.fixed().differences(&loaded.settings.fixed(), passed);
-        self.operator.reloaded(&report::origin(loaded), live.log_level, &changed);
+        self.operator.reloaded(&report::origin(loaded), reloadable.log_level, &changed);
     }
 
     fn watch(&mut self) {
         let now = Instant::now();
         let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| now >= watchdog.due()) else { return };
-        match watchdog.look(now, self.handle.heartbeats()) {
+        match watchdog.check(now, self.handle.heartbeats()) {
             Finding::Alive => self.operator.alive(),
             Finding::Silent(time) => self.operator.not_alive(time),
             Finding::StillSilent => {}
@@ -175,7 +175,7 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
         if ended.is_none() {
             tracing::error!(
                 message_id = message_id::NOT_STOPPED,
-                "the server did not stop within {} s, exiting without it",
+                "the server did not stop within {} s, exiting anyway",
                 SHUTDOWN_GRACE.as_secs()
             );
         }
@@ -184,8 +184,8 @@ impl<'a, A: Fn(&Reloadable)> Control<'a, A> {
     }
 }
 
-/// Waits for a server that was asked to stop, and wakes it again should the first wake have failed. `None`: it does not
-/// stop, and is left behind.
+/// Waits for a server that was asked to stop, and wakes it again in case the first wake failed. `None`: it did not stop
+/// in time, and is left behind.
 fn join(mut server: BackgroundServer) -> Option<Result<(), ServeError>> {
     let deadline = Instant::now() + SHUTDOWN_GRACE;
     while Instant::now() < deadline {

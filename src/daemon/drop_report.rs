@@ -1,7 +1,6 @@
-//! The report on datagrams that got no reply: one line for each reason, at most once a minute while it
-//! lasts.
+//! The report on datagrams that got no reply: one line for each reason, at most once a minute while drops go on.
 //!
-//! However many strangers cause drops, there are no more lines than reasons. Each single drop is a line at level debug.
+//! However many strangers cause drops, there are no more lines than reasons. At level debug each drop has its own line.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use crate::message_id;
 use crate::server::ServerHandle;
 use crate::stats::{DropReason, Drops};
 
-/// The least time between two lines on the same reason.
+/// The minimum time between two lines for the same reason.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Drops reported so far.
@@ -23,12 +22,12 @@ pub(super) struct DropReport([Reported; DropReason::ALL.len()]);
 struct Reported {
     drops: u64,
     at: Option<Instant>,
-    /// When there was first something to report since.
+    /// The time of the first drop that is not reported yet.
     pending_since: Option<Instant>,
 }
 
 impl DropReport {
-    /// Reports what is new and due; called each second.
+    /// Reports the new drops of each reason that is due; called once a second.
     pub(super) fn tick(&mut self, now: Instant, drops: &Drops, server: &ServerHandle) {
         for (reason, reported) in DropReason::ALL.into_iter().zip(&mut self.0) {
             if let Some((count, time)) = reported.take_due(now, drops.of(reason)) {
@@ -39,7 +38,7 @@ impl DropReport {
 }
 
 impl Reported {
-    /// How many there are to report, and of what time.
+    /// The number of drops to report now, and the period they fall in.
     fn take_due(&mut self, now: Instant, total: u64) -> Option<(u64, &'static str)> {
         let count = total - self.drops;
         if count == 0 {
@@ -78,16 +77,16 @@ fn report(reason: DropReason, count: u64, time: &str, example: Option<SocketAddr
 
 fn describe(reason: DropReason, count: u64) -> String {
     let (noun, which) = match reason {
-        DropReason::Truncated => ("datagram", "that did not fit the buffer"),
+        DropReason::Truncated => ("datagram", "that did not fit in the buffer"),
         DropReason::SourcePort => ("datagram", "from source ports that could loop"),
-        DropReason::SourceAddress => ("datagram", "from addresses that no client has"),
+        DropReason::SourceAddress => ("datagram", "from addresses that no client can have"),
         DropReason::Destination => ("datagram", "to broadcast or multicast addresses"),
         DropReason::Access => ("datagram", "from sources that [access] denies"),
         DropReason::RateLimit => ("datagram", "over the rate limit"),
         DropReason::HandlerBusy => ("datagram", "while the handler was busy"),
-        DropReason::OwnError => ("datagram", "with the error reply of an echo service"),
+        DropReason::OwnError => ("datagram", "identical to this server's own error reply"),
         DropReason::Invalid => ("datagram", "without valid JSON"),
-        DropReason::ErrorLimit => ("datagram", "without valid JSON, over the limit of error replies"),
+        DropReason::ErrorLimit => ("datagram", "without valid JSON, over the error reply limit"),
         DropReason::HandlerFailed => ("datagram", "because the handler failed"),
         DropReason::SendBuffer => ("reply", "that found no room in the send buffer"),
         DropReason::Send => ("reply", "that the kernel refused"),
@@ -112,13 +111,13 @@ mod tests {
 
     #[test]
     fn a_reason_is_reported_at_once_and_then_once_a_minute_while_it_lasts() {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut reported = Reported::default();
         let mut seen = Vec::new();
         for second in 0..300 {
-            // One a second for 130 seconds, and once more much later.
+            // One drop per second for 130 seconds, and one more much later.
             let total = second.min(130) + u64::from(second >= 250);
-            let due = reported.take_due(begun + Duration::from_secs(second), total);
+            let due = reported.take_due(start + Duration::from_secs(second), total);
             seen.extend(due.map(|(count, time)| (second, count, time)));
         }
         let expected =

@@ -1,4 +1,4 @@
-//! The services that the daemon's listeners share, one a protocol, and what reloaded settings do to them.
+//! The services that the daemon's listeners share, one per protocol, and how reloaded settings apply to them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::protocol::{BytesProtocol, RawJsonProtocol};
 use crate::serializer::RawJson;
 use crate::server::Service;
 
-/// A service for each protocol; their lines in the log have one rate.
+/// A service for each protocol; their request lines share one rate limit.
 pub(super) struct EchoServices {
     log: Arc<RequestLog>,
     json_handler: Arc<EchoRequestHandler<RawJson>>,
@@ -19,7 +19,7 @@ pub(super) struct EchoServices {
 }
 
 impl EchoServices {
-    pub(super) fn new(live: &Reloadable) -> Self {
+    pub(super) fn new(reloadable: &Reloadable) -> Self {
         let log = Arc::<RequestLog>::default();
         let json_handler = Arc::new(EchoRequestHandler::with_log(Arc::clone(&log)));
         let raw_handler = EchoRequestHandler::<Bytes>::with_log(Arc::clone(&log));
@@ -31,7 +31,7 @@ impl EchoServices {
             json: json.with_name(Protocol::Json.name()),
             raw: raw.with_name(Protocol::Raw.name()),
         };
-        services.apply(live);
+        services.apply(reloadable);
         services
     }
 
@@ -43,20 +43,20 @@ impl EchoServices {
         }
     }
 
-    /// Puts live settings in force, those that narrow what gets a reply before those that widen it: at no moment does a
-    /// source get what only the other of the old and the new settings would give it.
-    pub(super) fn put_in_force(&self, live: &Reloadable, set_policy: impl FnOnce()) {
-        if live.invalid_json != InvalidJson::Error {
+    /// Applies reloaded settings, those that narrow what gets a reply before those that widen it: at no moment does a
+    /// source get a reply that neither the old nor the new settings would give it.
+    pub(super) fn put_in_force(&self, reloadable: &Reloadable, set_policy: impl FnOnce()) {
+        if reloadable.invalid_json != InvalidJson::Error {
             self.json_handler.set_answer_invalid(false);
         }
         set_policy();
-        self.apply(live);
+        self.apply(reloadable);
     }
 
-    /// Puts in force what of the live settings is the services'.
-    fn apply(&self, live: &Reloadable) {
-        self.json_handler.set_answer_invalid(live.invalid_json == InvalidJson::Error);
-        self.log.set(live.request_log);
+    /// Applies those settings that belong to the services.
+    fn apply(&self, reloadable: &Reloadable) {
+        self.json_handler.set_answer_invalid(reloadable.invalid_json == InvalidJson::Error);
+        self.log.set(reloadable.request_log);
     }
 }
 
@@ -71,8 +71,8 @@ mod tests {
         let replies = || format!("{:?}", services.json_handler).contains("answer_invalid: true");
         let mut seen = vec![replies()];
         for invalid_json in [InvalidJson::Ignore, InvalidJson::Error, InvalidJson::Error] {
-            let live = Reloadable { invalid_json, ..Settings::default().reloadable() };
-            services.put_in_force(&live, || seen.push(replies()));
+            let reloadable = Reloadable { invalid_json, ..Settings::default().reloadable() };
+            services.put_in_force(&reloadable, || seen.push(replies()));
             seen.push(replies());
         }
         assert_eq!(seen, [true, false, false, false, true, true, true]);

@@ -1,4 +1,4 @@
-//! How the process ends: why it could not run, its exit status, and the last line that says so.
+//! The end of the process: why it could not run, its exit status, and the last line that says so.
 
 use std::error::Error;
 use std::io;
@@ -13,18 +13,18 @@ use crate::failure_chain::FailureChain;
 use crate::server::ServeError;
 use crate::socket::BindError;
 
-/// systemd starts a service at once for each datagram that waits in a socket unit's socket: neither RestartSec= nor
-/// RestartPreventExitStatus= has a say in it.
+/// How long a daemon that cannot start waits before it exits. systemd starts a service at once while a datagram waits
+/// in a socket of its socket unit: neither RestartSec= nor RestartPreventExitStatus= applies.
 const RESTART_DELAY: Duration = Duration::from_secs(2);
 
-/// Why the daemon did not run, or did not end as asked.
+/// The reason why the daemon did not run, or did not end as asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DaemonError {
     #[error("{}", first_line(.0))]
     Usage(clap::Error),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Asked to stop before it had done what it was started for.
+    /// A stop was requested before the daemon had done what it was started for.
     #[error("interrupted")]
     Interrupted,
     #[error("write standard output")]
@@ -43,13 +43,13 @@ pub(super) enum DaemonError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Serve(ServeError),
-    /// After it had served.
+    /// The server ended by itself after it had served.
     #[error(transparent)]
     Ended(ServeError),
 }
 
 impl DaemonError {
-    /// 78 is EX_CONFIG of sysexits.h.
+    /// The exit status; 78 is EX_CONFIG of sysexits.h.
     pub(super) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
@@ -85,13 +85,13 @@ impl DaemonError {
         libc::EINVAL
     }
 
-    /// Returns whether a service manager starts the daemon again at once, and in vain: for the next datagram when a
-    /// socket unit hands over its sockets, for Restart= unless that makes an exception of the status.
+    /// Returns whether a service manager would restart the daemon at once, in vain: for the datagram that still waits
+    /// if a socket unit passed the sockets, else for Restart=, unless RestartPreventExitStatus= lists the status.
     fn would_restart_at_once(&self, triggered: bool) -> bool {
         triggered || (systemd::is_supervised() && self.status() == 1 && !matches!(self, Self::Ended(_)))
     }
 
-    /// Says why the process ends, to the operator and the service manager.
+    /// Reports why the process ends, to the operator and the service manager.
     pub(super) fn report(&self, manager: &ServiceManager) {
         let line = FailureChain(self).to_string();
         manager.failed(&line, self.errno());
@@ -105,7 +105,8 @@ impl DaemonError {
         }
     }
 
-    /// Waits, so that a daemon that cannot start is not started a thousand times a second. A stop is no reason to wait.
+    /// Waits, so that a daemon that cannot start is not restarted a thousand times per second. A request to stop ends
+    /// the wait.
     pub(super) fn delay_restart(&self, triggered: bool, requests: &Requests) {
         if self.would_restart_at_once(triggered) {
             requests.wait_for_stop(RESTART_DELAY);
@@ -113,7 +114,7 @@ impl DaemonError {
     }
 }
 
-/// clap adds the usage and a hint.
+/// The error alone: clap adds the usage and a hint.
 fn first_line(error: &clap::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }

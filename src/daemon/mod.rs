@@ -1,8 +1,9 @@
-//! The daemon `echo-udpd`: command line and settings in, a server running, its operator and service manager notified.
+//! The daemon `echo-udpd`: reads command line and settings, runs a server, and keeps operator and service manager
+//! informed.
 //!
-//! Workers have threads of their own, and so has control (signals, reload, status). The main thread only waits for
-//! the end of that, so that no call that stalls keeps the process from ending when it is asked to. How datagrams are
-//! answered is the server's business.
+//! Each worker has its own thread, and so does control (signals, reload, status). The main thread only waits for
+//! control to end, so that no stalled call keeps the process from exiting when it is asked to. How a datagram gets its
+//! reply is left to the server.
 
 mod command_line;
 mod control;
@@ -35,12 +36,12 @@ use self::exit::DaemonError;
 use self::logging::Logging;
 use self::settings::source::{Loaded, Source, private_part};
 use self::signals::{Requests, wake_channel};
-use self::start::Surroundings;
+use self::start::DaemonContext;
 use self::systemd::ServiceManager;
 use self::systemd::sockets::{InheritError, Inherited};
 
-/// How long the control thread may take to end when the daemon is asked to stop: longer than its own waits together.
-const STOPPED_WITHIN: Duration = Duration::from_secs(8);
+/// How long the control thread may take to end after a request to stop: longer than all of its own waits together.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The definition of the command line: for man pages and completions.
 #[must_use]
@@ -48,11 +49,11 @@ pub fn command_line() -> clap::Command {
     CommandLine::command()
 }
 
-/// Runs the program; returns how it exits.
+/// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
     let requests = Requests::default();
-    // Before all else: a signal is a request from here on.
+    // First of all: from here on a signal is a request.
     let installed = requests.install();
     let inherited = Inherited::take();
     let triggered = is_triggered(&inherited);
@@ -64,7 +65,7 @@ pub fn main() -> ExitCode {
     }))
 }
 
-/// Returns whether a socket unit started the daemon, as far as can be seen.
+/// Returns whether a socket unit started the daemon; assumes so if the sockets cannot be read.
 fn is_triggered(inherited: &Result<Inherited, InheritError>) -> bool {
     inherited.as_ref().map_or(true, |inherited| !inherited.handed_over.is_empty())
 }
@@ -77,7 +78,7 @@ enum Event {
     Ended(u8),
 }
 
-/// Runs the daemon on a thread, and leaves it behind if it does not end when it is asked to.
+/// Runs the daemon on its own thread, and leaves that behind if it does not end when asked to.
 fn supervise(requests: &Requests, inherited: Result<Inherited, InheritError>) -> Result<u8, DaemonError> {
     let (events, incoming) = channel();
     let (wake, wakeups) = wake_channel();
@@ -86,7 +87,7 @@ fn supervise(requests: &Requests, inherited: Result<Inherited, InheritError>) ->
         let events = events.clone();
         move || {
             wake.wake();
-            // Nobody listens any more: the process is ending.
+            // Nobody is listening any more: the process is ending.
             let _ = events.send(Event::Signal);
         }
     })?;
@@ -97,13 +98,13 @@ fn supervise(requests: &Requests, inherited: Result<Inherited, InheritError>) ->
     wait_for_end(requests, &incoming)
 }
 
-/// Says how the control thread ended, also by a panic, whose own line is in the log by then.
+/// Sends how the control thread ended, be it by a panic, whose own line is in the log by then.
 fn end_with(events: &Sender<Event>, run: impl FnOnce() -> u8) {
     let status = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         DaemonError::ControlPanicked.report(&ServiceManager::default());
         DaemonError::ControlPanicked.status()
     });
-    // Disconnected: the main thread did not wait so long.
+    // Disconnected: the main thread did not wait this long.
     let _ = events.send(Event::Ended(status));
 }
 
@@ -111,7 +112,7 @@ fn wait_for_end(requests: &Requests, incoming: &Receiver<Event>) -> Result<u8, D
     let mut deadline = None;
     loop {
         if requests.stop() {
-            deadline.get_or_insert_with(|| Instant::now() + STOPPED_WITHIN);
+            deadline.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
         }
         let event = match deadline {
             None => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -122,10 +123,7 @@ fn wait_for_end(requests: &Requests, incoming: &Receiver<Event>) -> Result<u8, D
             Ok(Event::Signal) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(DaemonError::ControlPanicked),
             Err(RecvTimeoutError::Timeout) => {
-                logging::report_fatal(&[format!(
-                    "not stopped within {} s, exiting all the same",
-                    STOPPED_WITHIN.as_secs()
-                )]);
+                logging::report_fatal(&[format!("not stopped within {} s, exiting anyway", STOP_TIMEOUT.as_secs())]);
                 return Ok(0);
             }
         }
@@ -177,25 +175,26 @@ fn run(
     }
     let inherited = inherited?;
     let logging = Logging::start(loaded.settings.fixed().log_target, loaded.settings.log.level)?;
-    Surroundings { inbox, manager, logging: &logging }.run(source, &loaded, inherited)
+    DaemonContext { inbox, manager, logging: &logging }.run(source, &loaded, inherited)
 }
 
-/// Writes to standard output, whose reader may keep the write waiting: nothing runs that a signal should not end.
+/// Writes to standard output. Its reader may keep the write waiting, so a signal ends the process from here on.
 fn print(requests: &Requests, write: impl FnOnce() -> io::Result<()>) -> Result<(), DaemonError> {
     requests.end_at_once();
-    // One that came before.
+    // A signal that came before.
     if requests.stop() {
         return Err(DaemonError::Interrupted);
     }
     write().map_err(DaemonError::WriteOutput)
 }
 
-/// Root reads every file; the service, whose user is made for each run, only those that all may read.
+/// Warns of a file that only some users can read: root reads every file, but the service runs as a user that exists
+/// only while it runs.
 fn warn_of_private_file(loaded: &Loaded) {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.st_uid() == 0);
     if is_root && let Some(private) = loaded.file.as_deref().and_then(private_part) {
         logging::warn_on_stderr(&format!(
-            "not everybody may read {}, and the service runs as a user of its own (DynamicUser=)",
+            "not everyone can read {}, and the service runs as a dynamic user (DynamicUser=)",
             private.display()
         ));
     }

@@ -17,11 +17,11 @@ use crate::stats::Stats;
 pub(super) struct Operator<'a> {
     server: ServerHandle,
     status: Status,
-    /// The line that the service manager has.
+    /// The status line that was last sent to the service manager.
     shown: String,
     manager: &'a ServiceManager,
     logging: &'a Logging,
-    /// Requests without a line of their own that were reported.
+    /// The number of suppressed request lines that were reported.
     suppressed: u64,
     drops: DropReport,
 }
@@ -37,8 +37,8 @@ impl<'a> Operator<'a> {
         Self { server, status, shown: String::new(), manager, logging, suppressed: 0, drops: DropReport::default() }
     }
 
-    /// The server answers, for the first time or after a reload. The status goes first: whoever waits for the end of a
-    /// reload reads it then.
+    /// Reports that the server is ready, for the first time or after a reload. The status goes first, so that those who
+    /// wait for a reload to end find it up to date.
     pub(super) fn ready(&mut self) {
         self.show_status();
         self.manager.ready();
@@ -48,8 +48,8 @@ impl<'a> Operator<'a> {
         self.manager.reloading();
     }
 
-    /// Reports that settings were read again and are in force; `from` says where they came from, `needs_restart` lists
-    /// the keys that take effect only after a restart.
+    /// Reports that the settings were reloaded and are in force; `from` says where they came from, `needs_restart`
+    /// lists the keys that take effect only after a restart.
     pub(super) fn reloaded(&mut self, from: &str, level: LogLevel, needs_restart: &[&str]) {
         self.logging.set_level(level);
         tracing::info!(message_id = message_id::RELOADED, "settings reloaded{from}");
@@ -73,16 +73,16 @@ impl<'a> Operator<'a> {
         self.status.note = format!("; reload failed: {reason}");
     }
 
-    /// Every worker can receive.
+    /// Feeds the watchdog: every worker can receive.
     pub(super) fn alive(&self) {
         self.manager.alive();
     }
 
-    /// A worker has not been able to receive for this long.
+    /// Warns that a worker has not been able to receive for this long.
     pub(super) fn not_alive(&self, time: Duration) {
         tracing::warn!(
             message_id = message_id::WATCHDOG_NOT_FED,
-            "a worker has given no sign of life for {:.1} s: the watchdog is not fed",
+            "a worker has not responded for {:.1} s: the watchdog is not fed",
             time.as_secs_f64()
         );
     }
@@ -97,7 +97,7 @@ impl<'a> Operator<'a> {
         }
     }
 
-    /// The counters of the server, and of the log.
+    /// The counters of the server and of the log.
     fn stats(&self) -> Stats {
         Stats { log_dropped: self.logging.dropped(), ..self.server.stats() }
     }
@@ -116,7 +116,7 @@ impl<'a> Operator<'a> {
         self.manager.status("stopping");
     }
 
-    /// The last lines.
+    /// Logs the last lines.
     pub(super) fn stopped(&mut self) {
         let stats = self.stats();
         self.suppressed(stats.log_suppressed);
@@ -128,7 +128,7 @@ impl<'a> Operator<'a> {
         self.suppressed = total;
     }
 
-    /// Shows the status line where it changed.
+    /// Sends the status line if it changed.
     fn show_status(&mut self) {
         let line = self.status.line();
         if line != self.shown {

@@ -1,4 +1,4 @@
-//! The lines of the log about a running server: the first ones, the counters, and what a second brought.
+//! Log lines about a running server: the first ones, the counters, and the once-a-second summaries.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use crate::server::Listener;
 use crate::socket::Families;
 use crate::stats::{COUNTERS, Counter, Owner, Stats};
 
-/// Bytes of receive buffer that a datagram of few bytes takes, as the kernel counts it: half of its 832 bytes, since it
-/// also doubles the size that it is asked for (socket(7)).
+/// The bytes of receive buffer that a small datagram takes. The kernel counts 832, but it also doubles the size that
+/// was requested (socket(7)): half of that.
 const SMALL_DATAGRAM: usize = 416;
 
-/// How many addresses or prefixes a line of the log names.
+/// The most addresses or prefixes that a log line names.
 const ADDRESSES_SHOWN: usize = 8;
 
-/// The first few of a list, with this between them, and how many more.
+/// Joins the first few items of a list, and says how many more there are.
 pub(super) fn first_few(shown: impl Iterator<Item = String>, limit: usize, between: &str) -> String {
     let mut shown: Vec<_> = shown.collect();
     let more = shown.len().saturating_sub(limit);
@@ -31,25 +31,25 @@ pub(super) fn first_few(shown: impl Iterator<Item = String>, limit: usize, betwe
     }
 }
 
-/// Where the sockets come from.
+/// The origin of the sockets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SocketSource {
-    /// The number that a socket unit passed.
+    /// The number of sockets that a socket unit passed.
     pub(super) handed_over: usize,
-    /// The number that the service manager kept over a restart.
+    /// The number of sockets that the service manager kept across a restart.
     pub(super) kept: usize,
-    /// Of those, the addresses that the daemon could not bind itself.
+    /// The addresses of kept sockets that the daemon could not bind itself.
     pub(super) not_bindable: BTreeSet<SocketAddr>,
-    /// Datagrams that the kernel had dropped on them before.
+    /// The number of datagrams that the kernel had already dropped on them.
     pub(super) dropped_before: u64,
 }
 
-/// A listener as lines show it: its address, the families that it answers, and its protocol.
+/// A listener as log lines show it: its address, its address families, and its protocol.
 pub(super) fn describe(listener: &Listener, listen: &Listen) -> String {
     format!("{} ({}), protocol {}", listen.shown(listener.address), listener.families, listener.service)
 }
 
-/// Where settings come from, as the end of a line that says what happened to them.
+/// The origin of settings, as the end of a line that says what happened to them.
 pub(super) fn origin(loaded: &Loaded) -> String {
     match &loaded.file {
         Some(path) => format!(" from {}", path.display()),
@@ -57,12 +57,12 @@ pub(super) fn origin(loaded: &Loaded) -> String {
     }
 }
 
-/// Where the settings of the start come from.
+/// Logs where the settings were read from at the start.
 pub(super) fn settings_read(loaded: &Loaded) {
     tracing::info!(message_id = message_id::SETTINGS_READ, "settings read{}", origin(loaded));
 }
 
-/// The first lines of the log.
+/// Logs the listeners and their buffers: the first lines of the log.
 pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
     for listener in listeners {
         if listener.families == Families::Ipv4Fallback {
@@ -90,7 +90,7 @@ pub(super) fn listeners(listeners: &[Listener], settings: &Settings) {
     }
 }
 
-/// Returns whether the kernel granted what was asked for, but for rounding.
+/// Returns whether the kernel granted what was requested, give or take its rounding.
 fn is_enough(granted: usize, wanted: usize) -> bool {
     granted >= wanted / 10 * 9
 }
@@ -127,7 +127,7 @@ fn send_buffer(listener: &Listener, settings: &Settings) {
     }
 }
 
-/// Sockets that the daemon did not bind, and what of the settings they overrule.
+/// Logs which sockets the daemon did not bind itself, and which settings they override.
 pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &Settings) {
     let SocketSource { handed_over, kept, not_bindable, dropped_before } = source;
     let dropped = match dropped_before {
@@ -152,14 +152,14 @@ pub(super) fn sockets(source: &SocketSource, listeners: &[Listener], settings: &
     if !not_bindable.is_empty() {
         tracing::warn!(
             message_id = message_id::NOT_BINDABLE,
-            "{} works only while systemd keeps the socket: after a stop or a boot it could not be bound, a port below \
-             1024 needs the capability CAP_NET_BIND_SERVICE (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)",
+            "{} works only while systemd keeps the socket: after a stop or a reboot it could not be bound; a port \
+             below 1024 needs CAP_NET_BIND_SERVICE (in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE)",
             join(not_bindable)
         );
     }
 }
 
-/// Warns where `listen` says something else than the sockets of a socket unit.
+/// Warns where `listen` differs from the sockets of a socket unit.
 fn listen_ignored(listeners: &[Listener], settings: &Settings) {
     let passed: BTreeSet<_> = listeners.iter().map(|listener| settings.listen.shown(listener.address)).collect();
     let listen: BTreeSet<_> = settings.listen.addresses().cloned().collect();
@@ -188,7 +188,7 @@ fn listen_ignored(listeners: &[Listener], settings: &Settings) {
     }
 }
 
-/// Fewer workers than the settings ask for.
+/// Warns if there are fewer workers than the settings ask for.
 pub(super) fn workers(running: usize, settings: &Settings) {
     let wanted = settings.worker_count();
     if running < wanted {
@@ -205,12 +205,12 @@ fn join(addresses: &BTreeSet<impl ToString>) -> String {
     first_few(addresses.iter().map(ToString::to_string), ADDRESSES_SHOWN, ", ")
 }
 
-/// All counters.
+/// Logs all counters.
 pub(super) fn counters(stats: &Stats) {
     tracing::info!(message_id = message_id::COUNTERS, "counters: {}", named(COUNTERS, stats));
 }
 
-/// The counters of one listener.
+/// Logs the counters of one listener.
 pub(super) fn listener_counters(listener: &Listener, stats: &Stats) {
     let Listener { address, service, .. } = listener;
     let counters = COUNTERS.iter().filter(|counter| counter.owner != Owner::Process);
@@ -224,7 +224,7 @@ pub(super) fn listener_counters(listener: &Listener, stats: &Stats) {
     );
 }
 
-/// The last line.
+/// Logs the last line.
 pub(super) fn stopped(stats: &Stats) {
     tracing::info!(message_id = message_id::STOPPED, "stopped: {}", named(COUNTERS, stats));
 }
@@ -235,20 +235,20 @@ fn named<'a>(counters: impl IntoIterator<Item = &'a Counter>, stats: &Stats) -> 
     values.collect::<Vec<_>>().join(" ")
 }
 
-/// Requests without a line of their own.
+/// Logs how many request lines were suppressed since the last time, if any.
 pub(super) fn suppressed(requests: u64) {
     if requests > 0 {
         tracing::info!(
             message_id = message_id::REQUESTS_SUPPRESSED,
-            "{} not logged (over log.requests-per-second)",
-            counted(requests, "more request")
+            "suppressed {} (over log.requests-per-second)",
+            counted(requests, "more request line")
         );
     }
 }
 
 /// Warns of sources that are exempt from the rate limit: anyone can spoof their addresses.
-pub(super) fn exempt(live: &Reloadable) {
-    let exempt = &live.policy.rate_limit.exempt;
+pub(super) fn exempt(reloadable: &Reloadable) {
+    let exempt = &reloadable.policy.rate_limit.exempt;
     if !exempt.is_empty() {
         tracing::warn!(
             message_id = message_id::EXEMPT,

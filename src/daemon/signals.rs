@@ -1,6 +1,6 @@
-//! Signals: each sets the flag of what it asks for, and wakes the threads that look at the flags.
+//! Signals: each sets the flag of its request and wakes the threads that check the flags.
 //!
-//! The handlers themselves set the flags, so that no request is missed, whatever becomes of the waking. A flag holds
+//! The signal handlers themselves set the flags, so that no request is missed even if the wake-up fails. A flag holds
 //! one request however often it was made: a thousand SIGHUPs are one reload, and at most one more after it.
 
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
-/// How often the flags are looked at where nothing can wait for a signal.
+/// How often the flags are polled where nothing can wait for a signal.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Signals could not be watched.
@@ -23,13 +23,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[error("watch signals")]
 pub(super) struct SignalError(#[from] io::Error);
 
-/// Requests that came as signals; clones are of the same requests.
+/// Requests that came as signals; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Requests {
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,
-    /// A signal that would stop the daemon ends the process instead.
+    /// Set once SIGTERM and SIGINT are to end the process at once.
     end: Arc<AtomicBool>,
 }
 
@@ -71,12 +71,12 @@ impl Requests {
         Ok(())
     }
 
-    /// Returns whether the daemon was asked to stop; it stays asked.
+    /// Returns whether the daemon was asked to stop; unlike the others, this request is never cleared.
     pub(super) fn stop(&self) -> bool {
         self.stop.load(SeqCst)
     }
 
-    /// Waits until the daemon is asked to stop, for at most this time, without the thread that wakes others.
+    /// Waits until the daemon is asked to stop, for at most this time. Does not need the thread that wakes others.
     pub(super) fn wait_for_stop(&self, limit: Duration) {
         let end = Instant::now() + limit;
         while !self.stop() && Instant::now() < end {
@@ -95,27 +95,27 @@ impl Requests {
     }
 }
 
-/// Returns whether SIGHUP says that the terminal is gone: a daemon in the foreground must not keep the port then.
-/// Whoever started it with SIGHUP ignored (nohup(1)) wants it to stay.
+/// Returns whether SIGHUP means that the terminal is gone: a daemon in the foreground must not keep the port then. If
+/// it was started with SIGHUP ignored (nohup(1)), it is meant to stay.
 fn hangup_stops() -> bool {
     let has_terminal = File::open("/dev/tty").is_ok();
     has_terminal && !fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, SIGHUP))
 }
 
-/// Returns whether `/proc/PID/status` has the signal in its mask of those ignored (proc_pid_status(5)).
+/// Returns whether `/proc/PID/status` lists the signal as ignored (proc_pid_status(5)).
 fn ignores(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// A thread's way to be woken: the side of those who wake it.
+/// The side of a wake channel that wakes a thread.
 #[derive(Clone)]
 pub(super) struct Wake(SyncSender<()>);
 
-/// A thread's way to be woken: its own side.
+/// The side of a wake channel that the thread waits on.
 pub(super) struct Wakeups(Receiver<()>);
 
-/// Makes the two sides; waking twice before the thread looks is waking once.
+/// Makes a wake channel; two wakes before the thread looks count as one.
 pub(super) fn wake_channel() -> (Wake, Wakeups) {
     let (wake, wakeups) = sync_channel(1);
     (Wake(wake), Wakeups(wakeups))
@@ -129,7 +129,7 @@ impl Wake {
 }
 
 impl Wakeups {
-    /// Waits until this thread is woken, but not longer than this.
+    /// Waits until this thread is woken, but no longer than until this time.
     pub(super) fn wait_until(&self, time: Instant) {
         let wait = time.saturating_duration_since(Instant::now());
         if let Err(std::sync::mpsc::RecvTimeoutError::Disconnected) = self.0.recv_timeout(wait) {
@@ -157,8 +157,8 @@ mod tests {
         let soon = Instant::now() + Duration::from_secs(20);
         wakeups.wait_until(soon);
         assert!(Instant::now() < soon);
-        let begun = Instant::now();
-        wakeups.wait_until(begun + Duration::from_millis(20));
-        assert!(begun.elapsed() >= Duration::from_millis(20));
+        let start = Instant::now();
+        wakeups.wait_until(start + Duration::from_millis(20));
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }

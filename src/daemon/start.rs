@@ -1,4 +1,4 @@
-//! A server made from settings and inherited sockets: bound, announced, started, and controlled until it stops.
+//! Starts a server from settings and inherited sockets, and controls it until it stops.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::server::blocking::{BackgroundServer, UdpServer};
 use crate::socket::{BindError, BindTarget, kernel_drops};
 
 /// How long a service manager may take to close a socket.
-const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The surroundings of a running daemon: what it reports to and takes requests from.
-pub(super) struct Surroundings<'a> {
+/// The parts of the process that a running server needs: where requests come from, and where reports go.
+pub(super) struct DaemonContext<'a> {
     pub(super) inbox: &'a Inbox,
     pub(super) manager: &'a ServiceManager,
     pub(super) logging: &'a Logging,
 }
 
-impl Surroundings<'_> {
+impl DaemonContext<'_> {
     /// Serves until the daemon is asked to stop.
     pub(super) fn run(&self, source: Source, loaded: &Loaded, inherited: Inherited) -> Result<(), DaemonError> {
         let passed = inherited.handed_over.iter().map(|passed| passed.protocol).collect();
@@ -38,8 +38,8 @@ impl Surroundings<'_> {
         let listen = &loaded.settings.listen;
         let operator = Operator::new(handle.clone(), listen, self.manager, self.logging);
         let started = Started { settings: loaded.settings.clone(), passed };
-        let control = Control::new(server, self.inbox, operator, source, started, |live| {
-            services.put_in_force(live, || handle.set_policy(&live.policy));
+        let control = Control::new(server, self.inbox, operator, source, started, |reloadable| {
+            services.put_in_force(reloadable, || handle.set_policy(&reloadable.policy));
         });
         control.run().map_err(DaemonError::Ended)
     }
@@ -51,16 +51,16 @@ impl Surroundings<'_> {
         inherited: Inherited,
     ) -> Result<BackgroundServer, DaemonError> {
         let settings = &loaded.settings;
-        let live = settings.reloadable();
+        let reloadable = settings.reloadable();
         let (options, mut socket_source) = self.choose_sockets(settings, services, inherited)?;
         let options = options
             .workers(settings.worker_count())
-            .policy(live.policy.clone())
+            .policy(reloadable.policy.clone())
             .receive_buffer(settings.receive_buffer_bytes.value() as usize)
             .send_buffer(settings.send_buffer_bytes.value() as usize);
         let server = options.bind_service(services.of(settings.reply.protocol))?;
         if socket_source.handed_over == 0 {
-            // But for a free port that was taken: it is not asked for again.
+            // Except a free port that port 0 took: the next run does not ask for it.
             let asked_for = |port| settings.listen.addresses().any(|wanted| wanted.port() == port);
             sockets::keep(self.manager, server.sockets().filter(|(address, _)| asked_for(address.port())));
         }
@@ -75,12 +75,12 @@ impl Surroundings<'_> {
         }
         report::sockets(&socket_source, handle.listeners(), settings);
         report::workers(server.workers(), settings);
-        report::exempt(&live);
+        report::exempt(&reloadable);
         UdpServer::from(server).start().map_err(DaemonError::Serve)
     }
 
-    /// Those of socket units if there are any, else those of the settings' addresses, kept from the previous run or
-    /// new.
+    /// Chooses the sockets of socket units if there are any, else those for the addresses of the settings: kept from
+    /// the previous run, or new ones.
     fn choose_sockets(
         &self,
         settings: &Settings,
@@ -110,6 +110,6 @@ impl Surroundings<'_> {
         });
         let options = kept.into_iter().fold(options, ServerOptions::reuse_socket);
         // Until the service manager has closed what is not kept any longer.
-        Ok((if some_gone { options.bind_timeout(CLOSED_WITHIN) } else { options }, source))
+        Ok((if some_gone { options.bind_timeout(CLOSE_TIMEOUT) } else { options }, source))
     }
 }

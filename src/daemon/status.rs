@@ -1,4 +1,4 @@
-//! The line of `systemctl status`: where the daemon listens, and the counters that matter.
+//! The status line of `systemctl status`: where the daemon listens, and the counters that matter most.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::stats::{COUNTERS, DropReason, Stats};
 /// The number of listeners that the line names.
 const LISTENERS_SHOWN: usize = 3;
 
-/// The parts of the line.
+/// The parts of the status line.
 pub(super) struct Status {
     listeners: Vec<String>,
     /// The counters of each listener, if there are several.
     by_listener: Vec<Stats>,
-    /// A remark on the last reload, if it left any.
+    /// A remark on the last reload; empty if there is none.
     pub(super) note: String,
-    /// The counters of the last tick but one and of the last, each with its time.
+    /// The counters at the previous tick and at the last one, each with its time.
     ticks: [(Instant, Stats); 2],
 }
 
@@ -28,7 +28,7 @@ impl Status {
         Self { listeners, by_listener: by_listener(server), note: String::new(), ticks: [now, now] }
     }
 
-    /// Takes the counters of this moment; rates are those since the last time.
+    /// Records the current counters; rates are those since the previous tick.
     pub(super) fn tick(&mut self, now: Instant, stats: Stats, server: &ServerHandle) {
         self.ticks.swap(0, 1);
         self.ticks[1] = (now, stats);
@@ -38,15 +38,15 @@ impl Status {
     pub(super) fn line(&self) -> String {
         let totals = COUNTERS.iter().filter_map(|counter| match (counter.status?, counter.reason) {
             (label, None) => Some(format!("{label} {}", self.count(|stats| counter.read(stats)))),
-            // The reasons share a place.
+            // All reasons share one place in the line.
             (label, Some(reason)) => (reason == DropReason::ALL[0]).then(|| format!("{label} {}", self.dropped())),
         });
         let totals = totals.collect::<Vec<_>>().join(", ");
-        let in_all = if self.by_listener.is_empty() { "" } else { "in all " };
+        let in_all = if self.by_listener.is_empty() { "" } else { "in total " };
         format!("listening on {}; {in_all}{totals}{}", self.listeners(), self.note)
     }
 
-    /// The listeners, and if there are several what each received and sent.
+    /// The listeners; if there are several, with what each received and sent.
     fn listeners(&self) -> String {
         let mut stats = self.by_listener.iter();
         let shown = self.listeners.iter().map(|listener| match stats.next() {
@@ -56,7 +56,7 @@ impl Status {
         first_few(shown, LISTENERS_SHOWN, "; ")
     }
 
-    /// A number, and how fast it grows.
+    /// A count and its rate.
     fn count(&self, of: impl Fn(&Stats) -> u64) -> String {
         match self.rate(&of) {
             Some(rate) => format!("{} ({rate})", of(&self.ticks[1].1)),
@@ -64,7 +64,7 @@ impl Status {
         }
     }
 
-    /// The number of drops, how fast it grows, and the reasons of which there were any.
+    /// The number of drops, its rate, and the reasons that occurred.
     fn dropped(&self) -> String {
         let dropped = &self.ticks[1].1.dropped;
         let counts = DropReason::ALL.map(|reason| (reason, dropped.of(reason)));
@@ -78,7 +78,7 @@ impl Status {
         }
     }
 
-    /// How often a second, where it is at least once.
+    /// The rate per second, if it is at least one.
     fn rate(&self, of: impl Fn(&Stats) -> u64) -> Option<String> {
         let [(since, before), (now, stats)] = &self.ticks;
         let rate = ((of(stats) - of(before)) as f64 / now.duration_since(*since).as_secs_f64()).round();

@@ -1,37 +1,37 @@
-//! The service manager's watchdog: it hears of the service only while every loop of the server turns and can receive.
+//! The service manager's watchdog: it is fed only while every loop of the server runs and can receive.
 
 use std::time::{Duration, Instant};
 
 use super::systemd;
 use crate::server::ServerHandle;
 
-/// How many times in an interval proofs that are missing are looked for: one that comes late is then not late by a
-/// whole interval, which is half of the time that the service manager gives.
-const LOOKS_FOR_MISSING: u32 = 4;
+/// The number of checks per interval while a heartbeat is missing, so that a late one does not cost a whole interval,
+/// which is half of the time that the service manager gives.
+const CHECKS_WHILE_MISSING: u32 = 4;
 
-/// Compares the loops' proofs with those at the last sign of life.
+/// Compares the loops' heartbeats with those when the watchdog was last fed.
 pub(super) struct Watchdog {
     interval: Duration,
     due: Instant,
-    /// The time of the last sign of life, and each loop's number of proofs then.
+    /// When the watchdog was last fed, and each loop's number of heartbeats then.
     alive: (Instant, Vec<u64>),
-    /// The outage under way has been reported.
+    /// The current outage has been reported.
     is_reported: bool,
 }
 
-/// The outcome of a look at the proofs.
+/// The outcome of a check of the heartbeats.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// Every loop gave one since the last sign of life.
+    /// Every loop gave one since the last time.
     Alive,
-    /// A loop has given none for this long, which is new.
+    /// A loop has given none for this long, which has not been reported.
     Silent(Duration),
-    /// A loop has still given none.
+    /// A loop has still given none, which has been reported.
     StillSilent,
 }
 
 impl Watchdog {
-    /// Asks for the first proofs; `None` when nobody watches.
+    /// Requests the first heartbeats; `None` if the service manager has no watchdog for this service.
     pub(super) fn start(server: &ServerHandle) -> Option<Self> {
         let interval = systemd::watchdog_interval()?;
         let watchdog = Self::new(interval, Instant::now(), server.heartbeats());
@@ -39,26 +39,26 @@ impl Watchdog {
         Some(watchdog)
     }
 
-    fn new(interval: Duration, now: Instant, proofs: Vec<u64>) -> Self {
-        // The first time soon, so that the service manager has heard before its time is over.
-        Self { interval, due: now + interval / 2, alive: (now, proofs), is_reported: false }
+    fn new(interval: Duration, now: Instant, heartbeats: Vec<u64>) -> Self {
+        // The first check is early, so that the watchdog is fed before its time is over.
+        Self { interval, due: now + interval / 2, alive: (now, heartbeats), is_reported: false }
     }
 
-    /// When to look next.
+    /// The time of the next check.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Looks for a proof of every loop. They are to be asked again then.
-    pub(super) fn look(&mut self, now: Instant, proofs: Vec<u64>) -> Finding {
+    /// Checks for a heartbeat of every loop. The caller then requests the next ones.
+    pub(super) fn check(&mut self, now: Instant, heartbeats: Vec<u64>) -> Finding {
         let (since, before) = &self.alive;
-        if proofs.iter().zip(before).all(|(now, before)| now > before) {
+        if heartbeats.iter().zip(before).all(|(now, before)| now > before) {
             self.due = now + self.interval;
-            self.alive = (now, proofs);
+            self.alive = (now, heartbeats);
             self.is_reported = false;
             return Finding::Alive;
         }
-        self.due = now + self.interval / LOOKS_FOR_MISSING;
+        self.due = now + self.interval / CHECKS_WHILE_MISSING;
         if std::mem::replace(&mut self.is_reported, true) {
             return Finding::StillSilent;
         }
@@ -71,20 +71,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_proof_is_found_soon_and_an_outage_is_reported_once() {
+    fn a_late_heartbeat_is_found_soon_and_an_outage_is_reported_once() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut watchdog = Watchdog::new(Duration::from_millis(1000), start, vec![0, 7]);
-        let mut look = |ms, proofs: [u64; 2]| {
+        let mut check = |ms, heartbeats: [u64; 2]| {
             assert_eq!(watchdog.due(), at(ms));
-            watchdog.look(at(ms), proofs.into())
+            watchdog.check(at(ms), heartbeats.into())
         };
-        assert_eq!(look(500, [1, 8]), Finding::Alive);
-        assert_eq!(look(1500, [2, 8]), Finding::Silent(Duration::from_millis(1000)));
-        assert_eq!(look(1750, [3, 8]), Finding::StillSilent);
-        // The first loop's came during the outage.
-        assert_eq!(look(2000, [3, 9]), Finding::Alive);
-        assert_eq!(look(3000, [4, 9]), Finding::Silent(Duration::from_millis(1000)));
-        assert_eq!(look(3250, [4, 10]), Finding::Alive);
+        assert_eq!(check(500, [1, 8]), Finding::Alive);
+        assert_eq!(check(1500, [2, 8]), Finding::Silent(Duration::from_millis(1000)));
+        assert_eq!(check(1750, [3, 8]), Finding::StillSilent);
+        // The first loop's heartbeat came during the outage.
+        assert_eq!(check(2000, [3, 9]), Finding::Alive);
+        assert_eq!(check(3000, [4, 9]), Finding::Silent(Duration::from_millis(1000)));
+        assert_eq!(check(3250, [4, 10]), Finding::Alive);
     }
 }

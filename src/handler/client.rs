@@ -20,15 +20,16 @@ use crate::serializer::SerializeError;
 use crate::socket::{Flow, Outgoing, max_payload};
 use crate::stats::DropReason;
 
-/// Bytes of a failure in a log line.
+/// The most bytes of a failure in a log line.
 const MAX_FAILURE_BYTES: usize = 512;
 
-/// The sender of a request, and the server's address that it asked; a reply goes back the same way.
+/// The client of a request: its address, and the server's address that it sent the request to. Replies go back the same
+/// way.
 ///
-/// `S` is the type of the packets that it is sent. Not the program that asks: that is
-/// [`UdpClient`](crate::client::UdpClient). Cheap to clone, and usable from any task or thread while the server runs.
-/// Two clients are equal when their address, the asked address and the interface are. There is no `close`: a datagram
-/// peer has no connection that could be closed.
+/// `S` is the type of the packets that are sent to it. This is the server's view of a client; a program that sends
+/// requests uses [`UdpClient`](crate::client::UdpClient). Cheap to clone, and usable from any task or thread while the
+/// server runs. Two clients are equal if their addresses, the server's addresses and the interfaces are. There is no
+/// `close`: a datagram peer has no connection that could be closed.
 pub struct Client<S> {
     context: Arc<WorkerContext<dyn MakeDatagram<S>>>,
     flow: Flow,
@@ -46,25 +47,26 @@ impl<S> Client<S> {
         self.flow.peer
     }
 
-    /// The address of this host that the client asked: where its replies leave from.
+    /// The address of this host that the client sent to: its replies leave from there.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.context.local(self.flow.destination)
     }
 
-    /// The index of the interface that the request came through; 0 when the kernel did not say.
+    /// The index of the interface that the request came through; 0 if the kernel did not say.
     #[must_use]
     pub fn interface(&self) -> u32 {
         self.flow.destination.map_or(0, |destination| destination.interface)
     }
 
-    /// The name of the [`Service`](crate::server::Service) that was asked; empty where it has none.
+    /// The name of the [`Service`](crate::server::Service) that received the request; empty if it has none.
     #[must_use]
     pub fn service(&self) -> &'static str {
         self.context.service
     }
 
-    /// When the datagram that began this call was received; when the call began, if it had to wait for an earlier one.
+    /// The time at which the datagram that began this call was received, or at which the call began if it had to wait
+    /// for an earlier one.
     #[must_use]
     pub fn received(&self) -> Instant {
         self.received
@@ -77,12 +79,12 @@ impl<S> Client<S> {
         self.context.closing.has_begun()
     }
 
-    /// Waits until the server is closing: to select on, beside what a handler waits for.
+    /// Waits until the server is closing: for a `select!` with whatever else the handler waits for.
     pub fn closing(&self) -> impl Future<Output = ()> + Send + use<S> {
         Arc::clone(&self.context.closing).wait()
     }
 
-    /// Counts the request as one without a reply, for this reason; a reason from before the handler counts as
+    /// Counts the request as dropped for this reason; a reason that applies before the handler counts as
     /// `handler_failed`.
     pub fn count_drop(&self, reason: DropReason) {
         let reason = if reason.is_before_handler() { DropReason::HandlerFailed } else { reason };
@@ -94,8 +96,8 @@ impl<S> Client<S> {
         self.context.counters.count_log_suppressed();
     }
 
-    /// Logs a failure: a warning with all its causes, at most one a second for each socket; the next one says how many
-    /// had none.
+    /// Logs a failure: a warning with all its causes, at most one per second for each socket; the next one says how
+    /// many were not logged.
     pub fn log_failure(&self, failure: &HandlerFailure) {
         if !self.context.warnings.allow(Instant::now()) {
             self.context.failures_not_logged.fetch_add(1, Relaxed);
@@ -120,7 +122,7 @@ impl<S> Client<S> {
 
     /// Sends a packet to the client; ready at once unless the worker's outbox is full.
     ///
-    /// Done means handed to the worker: what the kernel refuses is counted (`send`), not reported here.
+    /// `Ok` means that the worker has the packet: what the kernel then refuses is counted (`send`), not reported here.
     ///
     /// # Errors
     /// The packet cannot be serialized, is larger than a datagram may be (65 507 bytes over IPv4, 65 527 over IPv6), or
@@ -131,13 +133,13 @@ impl<S> Client<S> {
     }
 
     /// Sends a packet as [`send_packet`](Self::send_packet) does, and counts it as an error reply. Returns whether it
-    /// was sent: this client, or all together, may have had as many as they may, which counts the request as
-    /// `error_limit`.
+    /// was sent: if this client, or all clients together, are over the error reply limit, the request counts as
+    /// `error_limit` instead.
     ///
     /// # Errors
     /// Those of [`send_packet`](Self::send_packet).
     pub async fn send_error_reply(&self, packet: S) -> Result<bool, SendPacketError> {
-        // A handler may have waited since; a test's clock may be ahead of the system's.
+        // The handler may have waited since; a test's clock may be ahead of the system's.
         let now = Instant::now().max(self.received);
         if let Err(reason) = (self.context.admit_error_reply)(&self.flow, now) {
             self.count_drop(reason);
@@ -168,10 +170,10 @@ fn check_size(payload: &Bytes, peer: SocketAddr) -> Result<(), SendPacketError> 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendPacketError {
-    /// It has no form in bytes.
+    /// It cannot be serialized.
     #[error(transparent)]
     Serialize(#[from] SerializeError),
-    /// It does not fit a datagram.
+    /// It does not fit in a datagram.
     #[error("packet is {size} bytes; a datagram carries at most {limit}")]
     TooLarge {
         /// Its size in bytes.

@@ -15,31 +15,31 @@ use crate::serializer::SerializeError;
 use crate::socket::{Destination, Flow};
 use crate::stats::{Counters, DropReason};
 
-/// The state that the clients of one worker share. Its last field is the protocol, whole or only one half of it: what
-/// speaks of packets of one type knows nothing of the other, nor of the protocol.
+/// The state that the clients of one worker share. Its last field is the protocol, or only one half of it, so that code
+/// which handles packets of one type knows neither the other type nor the protocol.
 pub(crate) struct WorkerContext<P: ?Sized> {
     pub(crate) outbox: Outbox,
     pub(crate) counters: Arc<Counters>,
     pub(crate) drops: Arc<DropLog>,
     pub(crate) admit_error_reply: Box<AdmitErrorReply>,
     pub(crate) closing: Arc<Closing>,
-    /// Bytes that wait for handlers that wait.
+    /// The number of bytes queued for handlers that wait.
     pub(crate) queued_bytes: AtomicUsize,
     /// The address that the worker's socket is bound to.
     pub(crate) bound: SocketAddr,
-    /// The name of the service; empty where it has none.
+    /// The name of the service; empty if it has none.
     pub(crate) service: &'static str,
-    /// Of warnings about handlers that failed, and how many failures had none since the last.
+    /// Limits the warnings about failed handlers; the next field counts the failures without one since the last.
     pub(crate) warnings: RateLimiter,
     pub(crate) failures_not_logged: AtomicUsize,
     pub(crate) protocol: P,
 }
 
-/// Judges whether a flow may have one more error reply, at this time.
+/// Decides whether a flow may have one more error reply at this time.
 pub(crate) type AdmitErrorReply = dyn Fn(&Flow, Instant) -> Result<(), DropReason> + Send + Sync;
 
 impl<P: ?Sized> WorkerContext<P> {
-    /// The address that was asked, with the port of the socket.
+    /// The address that the request was sent to, with the port of the socket.
     pub(crate) fn local(&self, destination: Option<Destination>) -> SocketAddr {
         SocketAddr::new(destination.map_or(self.bound.ip(), |asked| asked.local), self.bound.port())
     }

@@ -1,4 +1,4 @@
-//! The tutorial's handler: logs who sent what, and sends the packet back.
+//! The tutorial's handler: logs each request, and sends the packet back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -6,26 +6,26 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::{Client, DatagramRequestHandler, EchoPacket, HandlerError, RequestLog, Requests, SendPacketError};
 use crate::stats::DropReason;
 
-/// Sends each packet back, and `{"error":"Invalid JSON","code":"parse_error"}` for what is not a packet, with a newline
-/// where that had one; that reply itself gets none.
+/// Sends each packet back, and replies to an invalid one with `{"error":"Invalid JSON","code":"parse_error"}`, ending
+/// in a newline if the request did. That error reply itself, when received, gets no reply.
 ///
 /// Each request is an event of the target [`RequestLog::TARGET`] at level info, as [`RequestLog`] allows.
 #[derive(Debug)]
 pub struct EchoRequestHandler<T> {
-    /// As it is, and as a line.
+    /// The error reply without and with a newline.
     parse_error_replies: Option<[T; 2]>,
     answer_invalid: AtomicBool,
     log: Arc<RequestLog>,
 }
 
 impl<T: EchoPacket> EchoRequestHandler<T> {
-    /// A handler that logs up to 100 requests a second.
+    /// Creates a handler that logs up to 100 requests per second.
     #[must_use]
     pub fn new() -> Self {
         Self::with_log(Arc::default())
     }
 
-    /// A handler with this log, which it may share with others: they have its rate together.
+    /// Creates a handler with this log, which it may share with others: its rate applies to all of them together.
     #[must_use]
     pub fn with_log(log: Arc<RequestLog>) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl<T: EchoPacket> EchoRequestHandler<T> {
         &self.log
     }
 
-    /// Sets whether a datagram that is not a packet gets an error reply, as it does at first.
+    /// Sets whether an invalid packet gets an error reply; by default it does.
     pub fn set_answer_invalid(&self, answer: bool) {
         self.answer_invalid.store(answer, Relaxed);
     }
@@ -80,7 +80,7 @@ impl<T: EchoPacket> DatagramRequestHandler for EchoRequestHandler<T> {
             return Ok(());
         }
         let bytes = datagram.len();
-        // Shares the bytes; what becomes a packet is not kept.
+        // Shares the bytes; they are not kept if they turn out to be a packet.
         let datagram = datagram.clone();
         match requests.next().await {
             Some(Ok(packet)) => {

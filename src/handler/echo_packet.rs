@@ -1,4 +1,4 @@
-//! Packets that can be echoed, and the reply to what is not one.
+//! Packets that can be echoed, and the error reply to invalid ones.
 
 use std::fmt::Display;
 
@@ -8,37 +8,38 @@ use serde_json::Value;
 use crate::printable::Printable;
 use crate::serializer::RawJson;
 
-/// The reply to what is not JSON; it ends in a newline where the request did, so that a terminal shows it as a line.
+/// The error reply to a datagram that is not JSON.
 const INVALID_JSON: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
 const INVALID_JSON_LINE: &str = "{\"error\":\"Invalid JSON\",\"code\":\"parse_error\"}\n";
 
-/// The same, as a value serializes it: its keys are sorted.
+/// The same as `serde_json::Value` serializes it: with its keys sorted.
 const INVALID_JSON_SORTED: &str = r#"{"code":"parse_error","error":"Invalid JSON"}"#;
 
-/// The reply of this server, or of one whose packets are of the other type, as a line or not.
+/// Returns whether a datagram is the error reply of this server, or of one with the other packet type, with or without
+/// a newline.
 fn is_invalid_json_reply(datagram: &[u8]) -> bool {
     let datagram = datagram.strip_suffix(b"\n").unwrap_or(datagram);
     [INVALID_JSON, INVALID_JSON_SORTED].iter().any(|reply| datagram == reply.as_bytes())
 }
 
-/// A packet that can be echoed: it can be sent as it was received, and shown in a log.
+/// A packet that can be echoed: sent as it was received, and shown in a log.
 pub trait EchoPacket: Clone + Send + Sync + Sized + 'static {
-    /// The reply to a datagram that is not a packet, as a line where that was one; `None` where every datagram is a
-    /// packet.
+    /// The reply to an invalid packet, with a newline at the end if that had one, so that a terminal shows it as a
+    /// line; `None` if every datagram is a valid packet.
     fn parse_error_reply(as_line: bool) -> Option<Self>;
 
-    /// Returns whether a datagram is that reply, byte for byte: two servers that replied to each other's would never
-    /// end.
+    /// Returns whether a datagram is that error reply, byte for byte: two servers that replied to each other's would
+    /// never stop.
     fn is_parse_error_reply(datagram: &[u8]) -> bool;
 
-    /// One line of printable ASCII of at most `limit` bytes, not counting the note on what was left out.
+    /// The packet as one line of printable ASCII: at most `limit` bytes, plus a note on what was left out.
     fn log_line(&self, limit: usize) -> impl Display;
 }
 
 impl EchoPacket for RawJson {
     fn parse_error_reply(as_line: bool) -> Option<Self> {
         let text = if as_line { INVALID_JSON_LINE } else { INVALID_JSON };
-        // A constant that is valid: no input can reach the None.
+        // The constant is valid JSON: no input leads to `None`.
         Self::parse(Bytes::from_static(text.as_bytes())).ok()
     }
 
@@ -52,7 +53,7 @@ impl EchoPacket for RawJson {
 }
 
 impl EchoPacket for Value {
-    /// A value has no newline around it.
+    /// Never ends in a newline: a `Value` cannot hold one outside a string.
     fn parse_error_reply(_: bool) -> Option<Self> {
         serde_json::from_str(INVALID_JSON).ok()
     }

@@ -6,7 +6,7 @@ use std::error::Error;
 /// The reason why a handler gave up: any error.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
 
-/// How a call of a handler failed.
+/// The way in which a call of a handler failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandlerFailure {
@@ -19,7 +19,7 @@ pub enum HandlerFailure {
 }
 
 impl HandlerFailure {
-    /// The failure that a caught panic stands for.
+    /// Turns a caught panic into a failure.
     pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -1,9 +1,8 @@
-//! Handling a request: the trait [`DatagramRequestHandler`], the [`Client`] and [`Requests`] that it is handed,
-//! and the tutorial's [`EchoRequestHandler`].
+//! Handling requests: the trait [`DatagramRequestHandler`], the [`Client`] and [`Requests`] that it gets, and the
+//! tutorial's [`EchoRequestHandler`].
 //!
-//! A handler speaks of packets; which protocol carries them, which socket they use, and when, is the server's business.
-//! A handler that is ready at once is driven in place. One that waits is kept, and the packets that its client sends
-//! meanwhile go to it in order.
+//! A handler knows packets only; the protocol, the socket and the scheduling are left to the server. A handler that is
+//! ready at once runs in place. One that waits is kept, and gets the packets that its client sends meanwhile, in order.
 
 mod client;
 mod context;

@@ -1,7 +1,7 @@
-//! The way of a reply from a handler to its worker.
+//! The path of a reply from a handler to its worker.
 //!
-//! While a worker polls handlers its queue lies in a thread-local, where a send is a push: no lock, no allocation. A
-//! send from elsewhere, or when that queue is full, goes through a bounded channel and waits while it is full.
+//! While a worker polls handlers, its queue is in a thread-local, where a send is a push: no lock, no allocation. A
+//! send from elsewhere, or while that queue is full, goes through a bounded channel and waits while that is full too.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,21 +10,21 @@ use tokio::sync::mpsc;
 
 use crate::socket::Outgoing;
 
-/// A datagram that a handler sends, with how it is counted.
+/// A datagram that a handler sends, and the counter for it.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The datagram.
     pub outgoing: Outgoing,
-    /// How it is counted.
+    /// The counter for it.
     pub kind: ReplyKind,
 }
 
-/// How a reply is counted.
+/// The kind of a reply, by which it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyKind {
-    /// As a packet.
+    /// A packet.
     Packet,
-    /// As a reply to what was not a packet.
+    /// A reply to an invalid packet.
     Error,
 }
 
@@ -54,7 +54,7 @@ impl LocalOutbox {
 
     /// Lets handlers push into this queue while `poll` runs.
     pub(crate) fn lend<T>(&mut self, poll: impl FnOnce() -> T) -> T {
-        /// Takes the queue back even when `poll` panics.
+        /// Takes the queue back even if `poll` panics.
         struct Loan<'a> {
             owner: &'a mut LocalOutbox,
             outer: Option<LocalOutbox>,
@@ -74,7 +74,7 @@ impl LocalOutbox {
     }
 }
 
-/// Where handlers leave what is to be sent; shared by the clients of one worker.
+/// The outbox in which handlers leave what is to be sent; shared by the clients of one worker.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     id: u64,
@@ -82,7 +82,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// An outbox that holds `capacity` datagrams, the worker's queue, and what comes through the channel.
+    /// Creates an outbox for `capacity` datagrams, the worker's queue, and the receiving end of the channel.
     pub(crate) fn new(capacity: usize) -> (Self, LocalOutbox, mpsc::Receiver<Reply>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Relaxed);
@@ -90,7 +90,7 @@ impl Outbox {
         (Self { id, channel }, LocalOutbox { id, capacity, queue: Vec::with_capacity(capacity) }, receiver)
     }
 
-    /// Hands the datagram to the worker; false when the worker is gone.
+    /// Passes the datagram to the worker; returns false if the worker is gone.
     pub(crate) async fn send(&self, reply: Reply) -> bool {
         match self.push(reply) {
             Ok(()) => true,
@@ -98,7 +98,7 @@ impl Outbox {
         }
     }
 
-    /// What is in the channel must not be overtaken.
+    /// Returns whether the channel is empty: what is in it must not be overtaken.
     fn channel_is_empty(&self) -> bool {
         self.channel.capacity() == self.channel.max_capacity()
     }

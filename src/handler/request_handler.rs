@@ -10,10 +10,10 @@ use crate::running::ServerHandle;
 ///
 /// Knows packets only: any protocol that receives its `Request` and sends its `Response` can carry them. Calls for
 /// different clients run concurrently on one thread; a server with several workers shares the handler between their
-/// threads. Futures are [`Send`]; what is not can live in a task of its own on a
+/// threads. Futures are [`Send`]; work that is not can run in a separate task on a
 /// [`LocalSet`](tokio::task::LocalSet).
 ///
-/// An [`Arc`] of a handler is a handler, for a program that keeps it to change it while it serves.
+/// An [`Arc`] of a handler is a handler too, so that a program can keep it and change it while it serves.
 ///
 /// A failure is counted ([`DropReason::HandlerFailed`](crate::stats::DropReason::HandlerFailed)), and
 /// [`failed`](Self::failed) reports it: with a warning through the [`tracing`] crate, unless the handler has its own.
@@ -27,7 +27,7 @@ use crate::running::ServerHandle;
 pub trait DatagramRequestHandler: Send + Sync + 'static {
     /// The packets that clients send: the protocol's `Received`.
     type Request;
-    /// The packets that they are sent: the protocol's `Sent`.
+    /// The packets that the handler sends to them: the protocol's `Sent`.
     type Response;
 
     /// Handles a datagram of `client`, and those that follow while it runs.
@@ -36,8 +36,8 @@ pub trait DatagramRequestHandler: Send + Sync + 'static {
     /// datagram begins a new call.
     ///
     /// # Errors
-    /// Whatever went wrong; the server counts it (`handler_failed`), reports it to [`failed`](Self::failed) and goes
-    /// on. A panic likewise.
+    /// Any error: the server counts it (`handler_failed`), reports it to [`failed`](Self::failed) and continues. The
+    /// same goes for a panic.
     fn handle(
         &self,
         client: Client<Self::Response>,
@@ -47,7 +47,7 @@ pub trait DatagramRequestHandler: Send + Sync + 'static {
     /// Runs once, before the first datagram is received. A shutdown meanwhile interrupts it: its future is dropped.
     ///
     /// # Errors
-    /// The server does not start; [`stop`](Self::stop) runs all the same.
+    /// The server does not start; [`stop`](Self::stop) runs anyway.
     fn start(&self, server: &ServerHandle) -> impl Future<Output = Result<(), HandlerError>> + Send {
         let _ = server;
         ready(Ok(()))
@@ -63,8 +63,8 @@ pub trait DatagramRequestHandler: Send + Sync + 'static {
         ready(())
     }
 
-    /// Reports a call that failed, which has been counted already: by default with [`Client::log_failure`]. It runs on
-    /// the worker, and should be quick.
+    /// Reports a call that failed, which has already been counted: by default with [`Client::log_failure`]. It runs on
+    /// the worker and should be quick.
     fn failed(&self, client: &Client<Self::Response>, failure: &HandlerFailure) {
         client.log_failure(failure);
     }

@@ -1,4 +1,4 @@
-//! The log's line of each request: how much of it is shown, and how often.
+//! The log line of each request: how much of the payload it shows, and how many lines there may be.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -11,15 +11,16 @@ use crate::protocol::DatagramProtocolParseError;
 use crate::rate::RateLimiter;
 use crate::stats::DropReason;
 
-/// Bytes of a parse error in a log line.
+/// The most bytes of a parse error in a log line.
 const MAX_REASON_BYTES: usize = 256;
 
-/// Writes the line `127.0.0.1 sent {...}` of each request. A request that was not a packet has the line
-/// `192.0.2.7:41000 sent an invalid packet (expected value at line 1 column 1): ...`, which says so when it got no
+/// Writes the line `127.0.0.1 sent {...}` for each request. An invalid packet gets the line
+/// `192.0.2.7:41000 sent an invalid packet (expected value at line 1 column 1): ...`, which also says if there was no
 /// reply.
 ///
 /// The event has the fields `peer_address`, `peer_port`, `local_address`, `local_port`, `listener_protocol` and
-/// `bytes`. Requests beyond the rate are counted ([`Stats::log_suppressed`](crate::stats::Stats::log_suppressed)).
+/// `bytes`. Lines over the rate are suppressed and counted
+/// ([`Stats::log_suppressed`](crate::stats::Stats::log_suppressed)).
 #[derive(Debug)]
 pub struct RequestLog {
     enabled: AtomicBool,
@@ -30,11 +31,11 @@ pub struct RequestLog {
 /// Settings of a [`RequestLog`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLogSettings {
-    /// Logs requests at all.
+    /// Turns the lines on.
     pub enabled: bool,
     /// Lines per second, with a burst of five times that; 0 = no limit.
     pub per_second: u32,
-    /// Bytes of a line that show the payload, counted after escaping.
+    /// The most bytes of payload that a line shows, counted after escaping.
     pub max_payload: usize,
 }
 
@@ -84,7 +85,7 @@ impl RequestLog {
             let payload = Printable::raw(datagram).limit(self.max_payload.load(Relaxed));
             let outcome = match dropped {
                 None => "",
-                Some(DropReason::ErrorLimit) => ", over the limit of error replies",
+                Some(DropReason::ErrorLimit) => ", over the error reply limit",
                 Some(_) => ", no reply",
             };
             let peer = client.peer();

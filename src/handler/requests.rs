@@ -31,15 +31,15 @@ impl<R> Requests<R> {
         Self { first: Some(first), inbox }
     }
 
-    /// The datagram that began this call, as it came, until it is taken.
+    /// The datagram that began this call, as it was received, until it is taken.
     #[must_use]
     pub fn datagram(&self) -> Option<&Bytes> {
         self.first.as_ref()
     }
 
-    /// The next packet of this client, or the error of an invalid one; `None` once the server is closing.
+    /// Waits for the next packet of this client, or the error of an invalid one; `None` once the server is closing.
     ///
-    /// Cancel-safe: a packet is lost only by being returned.
+    /// Cancel-safe: a packet leaves the queue only when it is returned.
     pub async fn next(&mut self) -> Option<Result<R, DatagramProtocolParseError>> {
         let datagram = match self.first.take() {
             Some(datagram) => datagram,
@@ -48,7 +48,7 @@ impl<R> Requests<R> {
         Some(self.build(datagram))
     }
 
-    /// The next packet like [`next`](Self::next), or `None` if none arrives within this time.
+    /// Waits for the next packet like [`next`](Self::next); `None` if none arrives within this time.
     ///
     /// # Panics
     /// On a runtime whose timer is not enabled.
@@ -70,7 +70,7 @@ pub(crate) struct Inbox<R> {
     state: Mutex<State>,
 }
 
-/// Limits on what may wait for handlers that wait.
+/// Limits on what may be queued for handlers that wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLimits {
     /// Datagrams of one client.
@@ -91,7 +91,7 @@ impl<R> Inbox<R> {
         Self { context, state: Mutex::default() }
     }
 
-    /// Queues a copy of a datagram for the handler; false when that is over a limit.
+    /// Queues a copy of a datagram for the handler; returns false if that would exceed a limit.
     pub(crate) fn push(&self, datagram: &[u8], limits: QueueLimits) -> bool {
         let mut state = self.state();
         let bytes = self.context.queued_bytes.load(Relaxed) + datagram.len();
@@ -117,7 +117,7 @@ impl<R> Inbox<R> {
         self.state().queue.len()
     }
 
-    /// Ends the wait of the handler: it gets what is queued, then nothing.
+    /// Ends the handler's wait: it gets what is queued, then `None`.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;

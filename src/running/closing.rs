@@ -1,4 +1,4 @@
-//! The sign that a server is closing: a flag to look at, and a future to wait for.
+//! The sign that a server is closing: a flag to check, and a future to wait for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    /// Sets the sign, and wakes those that wait for it.
+    /// Sets the sign, and wakes everyone who waits for it.
     pub(crate) fn begin(&self) {
         if !self.begun.swap(true, Ordering::SeqCst) {
-            // It is set even where the waker of somebody who waits for it panics.
+            // It is set even if the waker of somebody who waits for it panics.
             let _ = catch_unwind(AssertUnwindSafe(|| self.notify.notify_waiters()));
         }
     }
@@ -29,7 +29,7 @@ impl Closing {
 
     /// Waits until it is set.
     pub(crate) async fn wait(self: Arc<Self>) {
-        // Waits from here on: a sign that is set between the look and the wait is not missed.
+        // Registered before the check, so that a sign set between the check and the wait is not missed.
         let notified = self.notify.notified();
         if !self.has_begun() {
             notified.await;

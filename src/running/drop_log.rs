@@ -1,6 +1,6 @@
-//! Records of drops: for each reason one example for the operator, and a line at level debug for each drop.
+//! Records of drops: one example of each reason for the operator, and a line at level debug for each drop.
 //!
-//! A stranger can cause any number of drops. One address is kept for each reason, and the lines have a rate.
+//! A stranger can cause any number of drops: only one address is kept for each reason, and the lines are rate limited.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,14 +17,14 @@ use crate::stats::DropReason;
 #[derive(Debug)]
 pub(crate) struct DropLog {
     examples: [Example; DropReason::ALL.len()],
-    /// Of the lines.
+    /// The rate of the lines.
     limiter: RateLimiter,
 }
 
 /// The first peer that was dropped for a reason since this was last taken.
 #[derive(Debug, Default)]
 struct Example {
-    /// So that a flood reads one word, and locks nothing.
+    /// Set while there is an example, so that a flood reads one word and takes no lock.
     noted: AtomicBool,
     peer: Mutex<Option<SocketAddr>>,
 }
@@ -46,19 +46,19 @@ impl Example {
 }
 
 impl Default for DropLog {
-    /// A record with up to 100 lines a second, and 500 at once.
+    /// Creates a record with up to 100 lines per second, and 500 at once.
     fn default() -> Self {
         Self { examples: Default::default(), limiter: RateLimiter::new(100, 500) }
     }
 }
 
 impl DropLog {
-    /// Takes the example of a reason, so that the next drop is the next example.
+    /// Takes the example of a reason; the next drop becomes the next example.
     pub(crate) fn take_example(&self, reason: DropReason) -> Option<SocketAddr> {
         self.examples[reason as usize].take()
     }
 
-    /// Records that a datagram of `peer` to the address `local`, where `service` is, gets no reply.
+    /// Records that a datagram from `peer` to the address `local` of `service` gets no reply.
     pub(crate) fn record(&self, reason: DropReason, peer: SocketAddr, local: SocketAddr, service: &'static str) {
         self.examples[reason as usize].note(peer);
         if tracing::enabled!(Level::DEBUG) && self.limiter.allow(Instant::now()) {

@@ -15,7 +15,7 @@ use crate::admission::{Admission, Policy};
 use crate::socket::kernel_drops;
 use crate::stats::{Counters, DropReason, Stats};
 
-/// The progress of a server; it never goes back.
+/// The phase of a server; it never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Phase {
@@ -35,17 +35,17 @@ pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     pub(crate) drops: Arc<DropLog>,
     pub(crate) closing: Arc<Closing>,
-    /// The time that handlers which wait have left once the server closes.
+    /// The time for which waiting handlers may continue once the server closes.
     pub(crate) grace: Duration,
     phase: watch::Sender<Phase>,
     sockets: OnceLock<Vec<SocketMonitor>>,
-    /// Sockets that are not received from yet.
+    /// The number of sockets that are not received from yet.
     idle: AtomicUsize,
-    /// Holds on the server: its open sockets, and its handlers.
+    /// The number of open guards: for open sockets, and for handlers that are not stopped yet.
     open: AtomicUsize,
 }
 
-/// A socket, as the outside sees it.
+/// A socket as seen from outside its loop.
 pub(crate) struct SocketMonitor {
     pub(crate) socket: Weak<UdpSocket>,
     /// The index of its listener.
@@ -63,7 +63,7 @@ impl SocketMonitor {
     }
 }
 
-/// Held with each open socket of a server, and by what stops its handlers.
+/// A guard that exists for each open socket of a server, and until its handlers have stopped.
 pub(crate) struct OpenGuard(Arc<Shared>);
 
 impl OpenGuard {
@@ -96,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// Notes the sockets that make up the server.
+    /// Registers the sockets of the server.
     pub(crate) fn monitor(&self, sockets: impl Iterator<Item = SocketMonitor>) {
         self.sockets.get_or_init(|| sockets.collect());
     }
@@ -142,17 +142,17 @@ impl Shared {
                 later
             })
         };
-        // The phase is another even where a waker of somebody who waits for it panics.
+        // The phase has changed even if the waker of somebody who waits for it panics.
         let _ = catch_unwind(AssertUnwindSafe(advance));
     }
 }
 
 async fn wait_for(mut phase: watch::Receiver<Phase>, at_least: Phase) {
-    // An error means that the server is gone, which is as far as it goes.
+    // An error means that the server is gone: it can get no further.
     let _ = phase.wait_for(|phase| *phase >= at_least).await;
 }
 
-/// Asks and stops a server; clones are of the same server, and outlive it.
+/// A handle to query and stop a server; clones are for the same server, and may outlive it.
 #[derive(Clone)]
 pub struct ServerHandle(Arc<Shared>);
 
@@ -167,13 +167,13 @@ impl ServerHandle {
         Self(shared)
     }
 
-    /// The addresses that it listens on.
+    /// The addresses that the server listens on.
     #[must_use]
     pub fn listeners(&self) -> &[Listener] {
         &self.0.listeners
     }
 
-    /// The phase that it has reached.
+    /// The phase that the server has reached.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.0.phase.borrow()
@@ -185,14 +185,14 @@ impl ServerHandle {
         self.phase() == Phase::Serving
     }
 
-    /// Asks the server to stop: a handler that is still starting is interrupted, batches in hand are finished, and
-    /// handlers that wait have the [grace](crate::server::ServerOptions::shutdown_grace) to end. Never panics.
+    /// Requests a shutdown: a handler that is still starting is interrupted, batches in progress are finished, and
+    /// waiting handlers have the [grace period](crate::server::ServerOptions::shutdown_grace) to end. Never panics.
     pub fn shutdown(&self) {
         self.0.shutdown();
     }
 
-    /// Wakes every loop again. For a [`shutdown`](Self::shutdown) that shows no effect: its own wake-ups are system
-    /// calls (`write(2)` to an eventfd), which can fail.
+    /// Wakes every loop again, for a [`shutdown`](Self::shutdown) that has no effect: its own wake-ups are system calls
+    /// (`write(2)` to an eventfd), which can fail.
     pub fn wake(&self) {
         self.0.wake();
     }
@@ -202,24 +202,24 @@ impl ServerHandle {
         self.0.admission.set_policy(policy);
     }
 
-    /// Takes an example of those who got no reply for this reason: the first since this was last called.
+    /// Takes an example of the clients that got no reply for this reason: the first since the last call.
     #[must_use]
     pub fn take_dropped_example(&self, reason: DropReason) -> Option<SocketAddr> {
         self.0.drops.take_example(reason)
     }
 
-    /// Waits until the server has come this far, or further.
+    /// Waits until the server has reached this phase, or a later one.
     pub async fn wait_for_phase(&self, phase: Phase) {
         wait_for(self.0.phase.subscribe(), phase).await;
     }
 
-    /// Asks every loop for a heartbeat, which shows that it turns and can ask its socket for datagrams; an idle one
-    /// wakes for it.
+    /// Requests a heartbeat of every loop, which shows that it runs and can ask its socket for datagrams; an idle loop
+    /// wakes up for it.
     pub fn request_heartbeats(&self) {
         self.0.sockets().iter().for_each(|socket| socket.heartbeat.request());
     }
 
-    /// The number of heartbeats of each loop: one for each time that it was asked and could.
+    /// The number of heartbeats of each loop: one for each request that it was able to meet.
     #[must_use]
     pub fn heartbeats(&self) -> Vec<u64> {
         self.0.sockets().iter().map(|socket| socket.heartbeat.beats()).collect()

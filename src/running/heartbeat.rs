@@ -1,4 +1,4 @@
-//! The heartbeat of one loop: a sign from it that it turns, and ways to wake it from outside.
+//! The heartbeat of one loop: a sign that it runs, and ways to wake it from outside.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,25 +8,25 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use tokio::runtime::Handle;
 
-/// A sign that a socket's loop turns: requested from outside, given by the loop once it could ask the socket for
+/// A sign that a socket's loop runs: requested from outside, given by the loop once it was able to ask the socket for
 /// datagrams.
 ///
-/// A wake-up is a `write(2)` to the eventfd of the loop's runtime, and tokio panics where that fails. The waker does
-/// not write a second time, for it takes the loop for woken; a new task on the runtime does.
+/// A wake-up is a `write(2)` to the eventfd of the loop's runtime, and tokio panics if that fails. The waker does not
+/// write a second time, since it considers the loop woken; a new task on the runtime does.
 #[derive(Default)]
 pub(crate) struct Heartbeat {
     requested: AtomicBool,
     beats: AtomicU64,
     waker: AtomicWaker,
-    /// The runtime that the loop is on, while it runs.
+    /// The runtime of the loop, while it runs.
     runtime: Mutex<Option<Handle>>,
 }
 
-/// Held while a loop runs.
+/// A guard that exists while a loop runs.
 pub(crate) struct OnRuntime<'a>(&'a Heartbeat);
 
 impl Heartbeat {
-    /// Notes the runtime that the loop is on, until the guard is dropped.
+    /// Notes the runtime of the loop, until the guard is dropped.
     pub(crate) fn on_runtime(&self) -> OnRuntime<'_> {
         *self.runtime() = Handle::try_current().ok();
         OnRuntime(self)
@@ -56,14 +56,14 @@ impl Heartbeat {
         self.requested.load(Ordering::Acquire)
     }
 
-    /// Counts a beat, if one is requested: the loop could ask its socket.
+    /// Counts a beat if one is requested: the loop was able to ask its socket.
     pub(crate) fn beat(&self) {
         if self.requested.load(Ordering::Relaxed) && self.requested.swap(false, Ordering::AcqRel) {
             self.beats.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Wakes the loop if it is idle; returns whether that went well.
+    /// Wakes the loop if it is idle; returns whether that succeeded.
     fn wake_loop(&self) -> bool {
         self.waker.take().is_some_and(|waker| catch_unwind(AssertUnwindSafe(|| waker.wake())).is_ok())
     }

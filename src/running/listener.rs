@@ -10,9 +10,9 @@ use crate::socket::{BoundSocket, Families};
 pub struct Listener {
     /// The address, with the real port.
     pub address: SocketAddr,
-    /// The families that it answers.
+    /// The IP families that it accepts.
     pub families: Families,
-    /// The name of the [`Service`](crate::server::Service) there; empty where that has none.
+    /// The name of the [`Service`](crate::server::Service) there; empty if it has none.
     pub service: &'static str,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,
@@ -26,7 +26,7 @@ impl Listener {
         Self { address, families, service, receive_buffer, send_buffer }
     }
 
-    /// Returns whether this service is here.
+    /// Returns whether this is the listener of the service at this address.
     pub(crate) fn is_at(&self, address: SocketAddr, service: &str) -> bool {
         self.address == address && self.service == service
     }

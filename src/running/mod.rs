@@ -1,8 +1,7 @@
-//! A running server as those outside its loops see it: where it listens, its phase, its counters, how to stop it.
+//! A running server as seen from outside its loops: where it listens, its phase, its counters, how to stop it.
 //!
-//! The handle that a program keeps ([`ServerHandle`]), and what stands behind it: the state that workers and handles
-//! share, the sign that a server is closing, the heartbeat of each loop, and the record of drops. Receives and sends
-//! nothing.
+//! The handle that a program keeps ([`ServerHandle`]), and what is behind it: the state that workers and handles share,
+//! the sign that a server is closing, the heartbeat of each loop, and the record of drops. Receives and sends nothing.
 
 mod closing;
 mod drop_log;

@@ -1,7 +1,7 @@
-//! Replies that found no room in the socket's send buffer: they wait here for a short while, and the worker goes on.
+//! Replies that did not fit in the socket's send buffer: they wait here for a short time, and the worker continues.
 //!
-//! The buffer is full when the network is slower than the worker; or when replies wait in it, up to three seconds, for
-//! neighbours that do not answer (arp(7)), which anyone can cause who forges addresses of a subnet of this host.
+//! The buffer is full if the network is slower than the worker, or if replies wait in it, up to three seconds, for
+//! neighbours that do not answer (arp(7)). Anyone who forges addresses in a subnet of this host can cause the latter.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,10 +13,10 @@ use crate::socket::{SendBatch, SendOutcome};
 
 /// How long a reply may wait.
 const MAX_WAIT: Duration = Duration::from_millis(20);
-/// How many may wait.
+/// The most replies that may wait.
 const CAPACITY: usize = 256;
 
-/// Replies in order, each with the time that it began to wait.
+/// Replies in order, each with the time at which it began to wait.
 #[derive(Default)]
 pub(super) struct Backlog {
     replies: Vec<Reply>,
@@ -28,8 +28,8 @@ impl Backlog {
         self.replies.is_empty()
     }
 
-    /// Sends what waits and then what is new; what finds no room waits from now on. Replies that have waited too long,
-    /// or exceed the bound, are dropped. `report` gets each that was sent or dropped.
+    /// Sends the waiting replies and then the new ones; those that do not fit wait. Replies that have waited too long
+    /// or exceed the capacity are dropped. `report` gets each that was sent or dropped.
     pub(super) fn send(
         &mut self,
         batch: &mut SendBatch,
@@ -52,14 +52,14 @@ impl Backlog {
         }
     }
 
-    /// Drops what has waited too long.
+    /// Drops replies that have waited too long.
     fn expire(&mut self, now: Instant, mut report: impl FnMut(SendOutcome<'_, Reply>)) {
         let expired = self.since.iter().take_while(|&&since| now.duration_since(since) >= MAX_WAIT).count();
         self.since.drain(..expired);
         self.replies.drain(..expired).for_each(|reply| report(refused(&reply)));
     }
 
-    /// Drops all that waits, and all that is new.
+    /// Drops all replies, waiting and new.
     pub(super) fn drop_all(&mut self, new: &mut Vec<Reply>, mut report: impl FnMut(SendOutcome<'_, Reply>)) {
         self.since.clear();
         self.replies.drain(..).chain(new.drain(..)).for_each(|reply| report(refused(&reply)));

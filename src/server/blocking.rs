@@ -1,4 +1,4 @@
-//! The server for programs without a runtime: the asynchronous one, driven on this thread or in the background.
+//! The server for programs without a runtime: the asynchronous one, run on this thread or in the background.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
@@ -21,11 +21,11 @@ impl From<super::UdpServer> for UdpServer {
 }
 
 impl UdpServer {
-    /// Binds an address such as `"[::1]:9000"`, for one worker. For more, make the server of
-    /// [`ServerOptions`](super::ServerOptions), and this one [`From`] it.
+    /// Binds an address such as `"[::1]:9000"`, for one worker. For more, bind a server with
+    /// [`ServerOptions`](super::ServerOptions) and convert it [`into`](Into::into) this one.
     ///
     /// # Errors
-    /// Those of the asynchronous [`bind`](super::UdpServer::bind), which also says how names are treated.
+    /// Those of the asynchronous [`bind`](super::UdpServer::bind), which also explains how names are resolved.
     pub fn bind<P, H>(address: impl ToSocketAddrs, protocol: P, handler: H) -> Result<Self, BindError>
     where
         H: DatagramRequestHandler,
@@ -34,7 +34,7 @@ impl UdpServer {
         super::UdpServer::bind(address, protocol, handler).map(Self)
     }
 
-    /// Serves a socket that is bound already.
+    /// Creates a server on a socket that is already bound.
     ///
     /// # Errors
     /// It is not a bound UDP socket.
@@ -46,13 +46,13 @@ impl UdpServer {
         super::UdpServer::from_socket(socket, protocol, handler).map(Self)
     }
 
-    /// The addresses it listens on, with their real ports.
+    /// The addresses that the server listens on, with their real ports.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.0.local_addresses()
     }
 
-    /// A handle to ask and stop the server with, from any thread.
+    /// A handle to query and stop the server from any thread.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         self.0.handle()
@@ -60,7 +60,7 @@ impl UdpServer {
 
     /// Serves until [`ServerHandle::shutdown`] is called from another thread.
     ///
-    /// Serves on this thread, or, where it is in a tokio runtime, on a new one; it blocks this one all the same. In an
+    /// Serves on this thread, or, inside a tokio runtime, on a new one; either way this thread is blocked. In an
     /// asynchronous program use the asynchronous server, or [`start`](Self::start).
     ///
     /// # Errors
@@ -68,17 +68,17 @@ impl UdpServer {
     pub fn serve(self) -> Result<(), ServeError> {
         match Handle::try_current() {
             Err(_) => self.0.serve_blocking(),
-            // A runtime's thread cannot drive another runtime.
+            // A thread of a runtime cannot run another runtime.
             Ok(_) => self.0.spawn()?.wait(),
         }
     }
 
-    /// Serves on a new thread; returns once the server is up, or has been shut down while a handler was starting.
+    /// Serves on a new thread; returns once the server is serving, or was shut down while a handler was starting.
     ///
-    /// It blocks this thread for as long as the handlers' `start` takes, and may be called in a runtime.
+    /// It blocks this thread for as long as the handlers' `start` takes, and may be called inside a runtime.
     ///
     /// # Errors
-    /// Those of [`serve`](super::UdpServer::serve) that keep the server from coming up.
+    /// Those of [`serve`](super::UdpServer::serve) that keep the server from starting.
     pub fn start(self) -> Result<BackgroundServer, ServeError> {
         let mut task = self.0.spawn()?;
         task.wait_for_start()?;
@@ -91,7 +91,7 @@ impl UdpServer {
 pub struct BackgroundServer(ServerTask);
 
 impl BackgroundServer {
-    /// A handle to ask and stop the server with.
+    /// A handle to query and stop the server.
     #[must_use]
     pub fn handle(&self) -> &ServerHandle {
         self.0.handle()
@@ -106,7 +106,7 @@ impl BackgroundServer {
         self.join()
     }
 
-    /// Waits until the server has stopped, forever unless something calls [`ServerHandle::shutdown`];
+    /// Waits until the server has stopped; forever, unless something calls [`ServerHandle::shutdown`].
     /// [`stop`](Self::stop) does both.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl BackgroundServer {
 impl Drop for BackgroundServer {
     fn drop(&mut self) {
         self.0.shutdown();
-        // The error is for those who stop or join.
+        // The error is for callers of `stop` or `join`.
         let _ = self.0.wait();
     }
 }

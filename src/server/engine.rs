@@ -1,7 +1,7 @@
-//! Datagram in, datagrams out, without a socket or a runtime: what the server, its tests and fuzzers share.
+//! Datagram in, datagrams out, without a socket or a runtime: shared by the server, its tests and its fuzzers.
 //!
-//! Admits each datagram, calls the handler and polls it in place, in a pinned slot that is used again. A handler that
-//! is not ready is moved aside with its slot and driven when it is woken. Both kinds leave their replies in one queue.
+//! Admits each datagram, calls the handler and polls it in place, in a pinned slot that is reused. A handler that is
+//! not ready is moved aside with its slot and polled when it is woken. Both kinds leave their replies in one queue.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -30,22 +30,23 @@ use crate::running::{Closing, DropLog};
 use crate::socket::{BATCH_SIZE, Datagram, Flow, SendOutcome};
 use crate::stats::{Counters, DropReason, Stats};
 
-/// Datagrams that a worker's queue holds before a send waits: a batch of requests with several replies each.
+/// The most datagrams in a worker's queue before a send waits: a batch of requests with several replies each.
 const OUTBOX_CAPACITY: usize = 4 * BATCH_SIZE;
-/// Handlers of one worker that may wait at once; one beyond that is dropped where it begins to wait (`handler_busy`).
+/// The most handlers of one worker that may wait at once; a further one is dropped when it has to wait
+/// (`handler_busy`).
 const MAX_WAITING_HANDLERS: usize = 1024;
-/// The interval between warnings about handlers that fail.
+/// The minimum interval between warnings about handlers that fail.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
-/// Limits on what may wait for them: datagrams of one client, and bytes of all.
+/// Limits on what may be queued for waiting handlers: datagrams of one client, and bytes of all clients.
 const QUEUE: QueueLimits = QueueLimits { datagrams: 16, bytes: 16 << 20 };
 
-/// The parts of the server around it that an engine needs.
+/// The parts of the surrounding server that an engine needs.
 #[derive(Default)]
 pub(crate) struct EngineContext {
     pub(crate) counters: Arc<Counters>,
     pub(crate) drops: Arc<DropLog>,
     pub(crate) closing: Arc<Closing>,
-    /// The name of the service; empty where it has none.
+    /// The name of the service; empty if it has none.
     pub(crate) service: &'static str,
 }
 
@@ -56,18 +57,18 @@ pub struct Engine<'h, Q, R, M, F> {
     core: Core<'h, Q, R, M, F>,
 }
 
-/// All but the queue, which handlers fill while the core polls them.
+/// Everything except the queue, which handlers fill while the core polls them.
 struct Core<'h, Q, R, M, F> {
-    /// The worker's state as requests and responses see it: one and the same.
+    /// The worker's state as requests see it; `sending` is the same state as responses see it.
     receiving: Arc<WorkerContext<dyn BuildPacket<Q>>>,
     sending: Arc<WorkerContext<dyn MakeDatagram<R>>>,
     gate: Gate,
     handle: M,
     failed: Box<Failed<'h, R>>,
     elsewhere: mpsc::Receiver<Reply>,
-    /// Where a handler is polled first; empty between datagrams.
+    /// The slot in which a handler is polled first; empty between datagrams.
     slot: Pin<Box<Option<F>>>,
-    /// The inbox of that handler, kept only when it waits.
+    /// The inbox of that handler, kept only if it waits.
     inbox: Arc<Inbox<Q>>,
     active: HashMap<Flow, Arc<Inbox<Q>>>,
     waiting: FuturesUnordered<Waiting<F>>,
@@ -86,7 +87,7 @@ where
     M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
-    /// An engine on its own, as if its socket were bound to `bound`; calls that fail are logged.
+    /// Creates a stand-alone engine, as if its socket were bound to `bound`; calls that fail are logged.
     pub fn new<P>(protocol: P, admission: Arc<Admission>, bound: SocketAddr, handle: M) -> Self
     where
         P: DatagramProtocol<Sent = R, Received = Q> + Send + Sync + 'static,
@@ -138,18 +139,18 @@ where
         Self { outbox, core }
     }
 
-    /// Takes received datagrams in; their handlers' replies are then in [`outgoing`](Self::outgoing).
+    /// Handles received datagrams; the replies are then in [`outgoing`](Self::outgoing).
     pub fn receive(&mut self, datagrams: impl IntoIterator<Item = Datagram>, now: Instant) {
         let Self { outbox, core } = self;
         core.gate.begin_batch(now);
         outbox.lend(|| datagrams.into_iter().for_each(|datagram| core.receive(datagram, now)));
     }
 
-    /// Drives the handlers that wait and collects what was sent from elsewhere; ready when there was any progress.
+    /// Polls the handlers that wait and collects what was sent from elsewhere; ready if there was any progress.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self { outbox, core } = self;
         let mut progress = Poll::Pending;
-        // All of it before any handler is polled, or a handler's replies could overtake each other.
+        // All of that before any handler is polled, or a handler's replies could overtake each other.
         loop {
             while !outbox.is_full()
                 && let Ok(reply) = core.elsewhere.try_recv()
@@ -165,25 +166,25 @@ where
         if !core.waiting.is_empty() && outbox.lend(|| core.poll_waiting(context)) {
             progress = Poll::Ready(());
         }
-        // Also when all of it is dropped now: more may wait elsewhere, of which nobody is told until the next poll.
+        // Even if all of it is dropped now: more may wait elsewhere, and nobody learns of it until the next poll.
         if !outbox.queue.is_empty() {
             progress = Poll::Ready(());
         }
         progress
     }
 
-    /// The queue of what is to be sent; take it out, and tell [`sent`](Self::sent) what became of it.
+    /// The queue of datagrams to send; drain it, and report the outcome of each to [`sent`](Self::sent).
     pub fn outgoing(&mut self) -> &mut Vec<Reply> {
         &mut self.outbox.queue
     }
 
-    /// The queue, and the counting of what becomes of it.
+    /// The queue, and a function that counts the outcome of each datagram.
     pub(crate) fn outgoing_mut(&mut self) -> (&mut Vec<Reply>, impl FnMut(SendOutcome<'_, Reply>)) {
         let core = &mut self.core;
         (&mut self.outbox.queue, |sent| core.count_sent(&sent))
     }
 
-    /// The same with all that was sent from elsewhere, however much it is.
+    /// The same, with everything that was sent from elsewhere, however much that is.
     pub(crate) fn all_outgoing_mut(&mut self) -> (&mut Vec<Reply>, impl FnMut(SendOutcome<'_, Reply>)) {
         while let Ok(reply) = self.core.elsewhere.try_recv() {
             self.outbox.queue.push(reply);
@@ -191,7 +192,7 @@ where
         self.outgoing_mut()
     }
 
-    /// Counts what became of a datagram that was to be sent.
+    /// Counts the outcome of a datagram that was to be sent.
     pub fn sent(&mut self, sent: &SendOutcome<'_, Reply>) {
         self.core.count_sent(sent);
     }
@@ -200,7 +201,7 @@ where
         self.core.pending.receive_errors += 1;
     }
 
-    /// Makes what was counted since the last call visible in [`stats`](Self::stats).
+    /// Publishes in [`stats`](Self::stats) what was counted since the last call.
     pub fn publish(&mut self) {
         self.core.sending.counters.publish(&mut self.core.pending);
     }
@@ -211,7 +212,7 @@ where
         self.core.sending.counters.snapshot()
     }
 
-    /// How many handlers wait.
+    /// The number of handlers that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.core.waiting.len()
@@ -221,13 +222,13 @@ where
         self.core.sending.closing.has_begun()
     }
 
-    /// How many datagrams are queued for them.
+    /// The number of datagrams queued for them.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.core.active.values().map(|inbox| inbox.len()).sum()
     }
 
-    /// Lets waiting handlers see that there will be no more requests; they are still driven by [`poll`](Self::poll).
+    /// Tells waiting handlers that there will be no more requests; [`poll`](Self::poll) still polls them.
     pub fn close(&mut self) {
         self.core.sending.closing.begin();
         self.core.active.values().for_each(|inbox| inbox.close());
@@ -246,7 +247,7 @@ where
     }
 }
 
-/// The judge of error replies, apart from the engine's own gate: handlers ask it while they are polled.
+/// Decides on error replies with its own gate, not the engine's: handlers ask it while they are polled.
 fn admit_error_reply(admission: &Arc<Admission>) -> Box<AdmitErrorReply> {
     let gate = Mutex::new(Gate::new(Arc::clone(admission)));
     Box::new(move |flow, now| {
@@ -290,7 +291,7 @@ where
                 }
             }
             SendOutcome::Refused(reply, error) => {
-                // The second is said of a large datagram of which some fragments found room.
+                // The second is reported for a large datagram of which only some fragments fit.
                 let no_room = error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS);
                 let reason = if no_room { DropReason::SendBuffer } else { DropReason::Send };
                 self.drop_datagram(reason, &reply.outgoing.flow);
@@ -305,20 +306,20 @@ where
         context.drops.record(reason, flow.peer, context.local(flow.destination), context.service);
     }
 
-    /// Calls the handler and polls it in place; keeps it when it waits. Returns whether it was kept.
+    /// Calls the handler and polls it in place; keeps it if it waits. Returns whether it was kept.
     fn call(&mut self, flow: Flow, payload: Bytes, now: Instant) -> bool {
         let client = Client::new(Arc::clone(&self.sending), flow, now);
         let requests = Requests::new(payload, Arc::clone(&self.inbox));
         let (handle, slot) = (&self.handle, &mut self.slot);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             slot.as_mut().set(Some(handle(client, requests)));
-            // Whoever waits is polled again, with a real waker, when it has been moved aside.
+            // A handler that waits is polled again, with a real waker, once it has been moved aside.
             poll_and_clear(slot.as_mut(), &mut Context::from_waker(Waker::noop()))
         }));
         let outcome = match polled {
             Ok(Poll::Ready(result)) => Ok(result),
             Err(panic) => {
-                // What it left behind, so that the next call finds the slot empty.
+                // Drops what the panic left behind, so that the next call finds the slot empty.
                 drop(catch_unwind(AssertUnwindSafe(|| self.slot.as_mut().set(None))));
                 Err(panic)
             }
@@ -326,14 +327,14 @@ where
         };
         self.pending.handled += 1;
         self.finish(flow, outcome);
-        // Somebody kept the requests: they get nothing more, and the next call an inbox of its own.
+        // Somebody kept the requests: they get nothing more, and the next call gets a new inbox.
         if Arc::get_mut(&mut self.inbox).is_none() {
             self.renew_inbox().close();
         }
         false
     }
 
-    /// Moves the handler in the slot aside, unless too many wait already.
+    /// Moves the handler in the slot aside, unless too many already wait.
     fn keep(&mut self, flow: Flow) -> bool {
         let future = std::mem::replace(&mut self.slot, Box::pin(None));
         let inbox = self.renew_inbox();
@@ -378,7 +379,7 @@ where
             if self.call(flow, payload, Instant::now()) {
                 return;
             }
-            // The call ended in place: what it left in its inbox is still to be handled.
+            // The call ended in place: what is left in its inbox still has to be handled.
             let rest = Arc::new(Inbox::new(Arc::clone(&self.receiving)));
             next.move_to(&rest);
             self.active.insert(flow, rest);
@@ -393,12 +394,12 @@ where
         };
         self.drop_datagram(DropReason::HandlerFailed, &flow);
         let client = Client::new(Arc::clone(&self.sending), flow, Instant::now());
-        // It is the program's, and may panic too.
+        // `failed` is the program's code, and may panic too.
         let _ = catch_unwind(AssertUnwindSafe(|| (self.failed)(&client, &failure)));
     }
 }
 
-/// Polls the future in a slot, and drops it there once it is ready.
+/// Polls the future in a slot, and drops it in place once it is ready.
 fn poll_and_clear<F: Future>(mut slot: Pin<&mut Option<F>>, context: &mut Context<'_>) -> Poll<F::Output> {
     let Some(future) = slot.as_mut().as_pin_mut() else { return Poll::Pending };
     let polled = future.poll(context);

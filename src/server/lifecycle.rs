@@ -1,7 +1,7 @@
 //! The life of a server around its first worker: the handlers' `start`, the other workers, the handlers' `stop`.
 //!
-//! Once `start` has started, `stop` runs, whichever way the server ends, and after all workers. Where the server was
-//! dropped, nobody awaits that: it runs aside.
+//! Once a handler's `start` has begun, its `stop` runs after all workers have ended, whichever way the server ends. If
+//! the server was dropped, nobody awaits that: it runs in the background.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -27,9 +27,9 @@ pub(super) struct Lifecycle {
     services: Vec<Service>,
     /// The sockets of the first worker.
     pub(super) here: Vec<ServedSocket>,
-    /// Those of the workers that are not started yet.
+    /// The sockets of workers that are not started yet.
     others: Vec<Vec<ServedSocket>>,
-    /// Dropped last: sockets are closed before the handler stops.
+    /// Dropped last, so that sockets are closed before a handler stops.
     ending: Ending,
 }
 
@@ -85,7 +85,7 @@ impl Lifecycle {
         ran
     }
 
-    /// The same on a thread with a runtime.
+    /// Does the same as [`end`](Self::end) on a thread with a runtime.
     pub(super) fn end_blocking(mut self, runtime: &Runtime, ran: Result<(), ServeError>) -> Result<(), ServeError> {
         self.close();
         ran.and(self.ending.finish(runtime))
@@ -99,26 +99,26 @@ impl Lifecycle {
     }
 }
 
-/// The work that is left after the first worker: to wait for the others, then to stop the handlers. Dropped before that
-/// is done, it is done aside.
+/// The work that remains after the first worker: to wait for the others, then to stop the handlers. If it is dropped
+/// before that is done, the rest runs in the background.
 struct Ending {
     shared: Arc<Shared>,
     elsewhere: VecDeque<WorkerEnd>,
-    /// The services whose handlers' `start` has begun, and `stop` has not.
+    /// The services whose handler's `start` has begun and `stop` has not.
     started: Vec<Service>,
-    /// Where it runs when it is dropped.
+    /// The place where the rest runs if this is dropped.
     aside: Aside,
     _open: OpenGuard,
 }
 
-/// Places to run what nobody awaits, in the order in which they are tried.
+/// The places for work that nobody awaits, in the order in which they are tried.
 #[derive(Clone, Copy)]
 enum Aside {
-    /// A runtime that is dropped waits for it, so that the end of `main` does not cut it short.
+    /// A runtime's blocking pool: a runtime that is dropped waits for it, so the end of `main` does not cut it short.
     BlockingPool,
-    /// Where there is no runtime, or one that is ending.
+    /// A new thread, if there is no runtime or it is ending.
     Thread,
-    /// There can be no more threads.
+    /// No thread can be started: the handlers are not stopped.
     Nowhere,
 }
 
@@ -128,15 +128,15 @@ impl Ending {
         self.shared.shutdown();
         let mut ran = Ok(());
         while let Some(worker) = self.elsewhere.pop_front() {
-            // Not on the runtime: its wake-ups can fail, a thread's cannot.
+            // Not on the runtime, whose wake-ups can fail; a thread's cannot.
             ran = ran.and(wait(worker).unwrap_or(Err(ServeError::WorkerPanicked)));
         }
         runtime.block_on(self.stop_handlers());
         ran
     }
 
-    /// Stops the handlers, the last that was started first. Dropped meanwhile, it interrupts only the one that is
-    /// stopping.
+    /// Stops the handlers in the reverse order of their start. If this is dropped meanwhile, only the handler that is
+    /// stopping is interrupted.
     async fn stop_handlers(&mut self) {
         while let Some(service) = self.started.pop() {
             service.stop().await;
@@ -165,17 +165,17 @@ impl Drop for Ending {
             aside: next,
             _open: OpenGuard::new(&self.shared),
         };
-        // Dropped where it is refused or can have no runtime, it tries the next place.
+        // If it is refused, or gets no runtime, it is dropped there and tries the next place.
         let finish = move || {
             if let Ok(runtime) = runtime() {
-                // How the workers ended is of no use to anybody now.
+                // Nobody is left to learn how the workers ended.
                 let _ = rest.finish(&runtime);
             }
         };
         match self.aside {
             Aside::BlockingPool => {
                 if let Ok(runtime) = Handle::try_current() {
-                    // It panics where it can have no thread.
+                    // tokio panics if it cannot start a thread.
                     let _ = catch_unwind(AssertUnwindSafe(|| runtime.spawn_blocking(finish)));
                 }
             }
@@ -197,7 +197,7 @@ mod tests {
     use crate::protocol::BytesProtocol;
     use crate::running::Phase;
 
-    /// Counts how often it is stopped.
+    /// A handler that counts how often it is stopped.
     struct Stopping(Arc<AtomicUsize>);
 
     impl DatagramRequestHandler for Stopping {
@@ -214,7 +214,7 @@ mod tests {
         }
     }
 
-    /// Drops what is left of a server; returns how often its handler was stopped.
+    /// Drops the remaining work of a server; returns how often its handler was stopped.
     fn dropped(aside: Aside) -> (ServerHandle, Arc<AtomicUsize>) {
         let admission = Admission::new([], &Policy::open());
         let shared = Arc::new(Shared::new(Vec::new(), admission, 0, Duration::ZERO));

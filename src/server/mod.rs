@@ -1,7 +1,7 @@
-//! Serves handlers on UDP sockets: binds them, runs a worker on each, closes and counts.
+//! Serves handlers on UDP sockets: binds them, runs the workers, and shuts down.
 //!
-//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; with more, each further one has its
-//! own thread, runtime and sockets. Knows no settings file and no service manager.
+//! One worker serves all addresses on the task that awaits [`UdpServer::serve`]; each further one has its own thread,
+//! runtime and sockets. Knows no settings file and no service manager.
 
 mod backlog;
 pub(crate) mod blocking;

@@ -1,5 +1,4 @@
-//! The places that a server listens on: addresses to bind, sockets that are bound already, and how they go to the
-//! workers.
+//! Options of a server: addresses to bind, sockets that are already bound, and how they are distributed to the workers.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
@@ -14,13 +13,13 @@ use crate::socket::{self, BindError, BindTarget, BoundSocket, SocketOptions};
 
 /// The pause before an address that is in use is tried again.
 const BIND_PAUSE: Duration = Duration::from_millis(5);
-/// The default time that handlers which wait have left once the server closes.
+/// The default time for which waiting handlers may continue once the server closes.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Options of a server: where it listens, with how many workers, which sources get a reply.
 #[derive(Debug)]
 pub struct ServerOptions {
-    /// Without a service of their own they have the one that is bound.
+    /// Addresses without a service get the one that the server is bound with.
     addresses: Vec<(SocketAddr, Option<Service>)>,
     sockets: Vec<(UdpSocket, Option<Service>)>,
     inherited: Vec<UdpSocket>,
@@ -30,16 +29,16 @@ pub struct ServerOptions {
     grace: Duration,
 }
 
-/// The sockets of a server in the order in which they were asked for, with what each serves.
+/// The sockets of a server in the order in which they were requested, each with its service.
 pub(super) struct BoundSockets {
     pub(super) sockets: Vec<BoundService>,
-    /// The number of workers asked for.
+    /// The number of workers requested.
     pub(super) workers: usize,
     pub(super) policy: Policy,
     pub(super) grace: Duration,
 }
 
-/// A socket with the service on it; `None`: the one that the server is bound with.
+/// A socket with its service; `None`: the one that the server is bound with.
 pub(super) struct BoundService {
     pub(super) socket: BoundSocket,
     pub(super) service: Option<Service>,
@@ -54,7 +53,7 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// No address yet, one worker, the kernel's default receive buffer, open to everyone.
+    /// Creates options without an address: one worker, the kernel's default buffers, open to everyone.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -68,43 +67,44 @@ impl ServerOptions {
         }
     }
 
-    /// Adds an address to listen on; `[::]` answers IPv4 too, port 0 takes a free port.
+    /// Adds an address to listen on; `[::]` accepts IPv4 too, port 0 takes a free port.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.addresses.push((address, None));
         self
     }
 
-    /// Adds an address where another service is than the one that the server is bound with.
+    /// Adds an address with its own service, in place of the one that the server is bound with.
     #[must_use]
     pub fn listen_with(mut self, address: SocketAddr, service: &Service) -> Self {
         self.addresses.push((address, Some(service.clone())));
         self
     }
 
-    /// Adds a socket that is bound already. Several go to the workers in turn, and a worker without one is not started.
+    /// Adds a socket that is already bound. Several are distributed to the workers in turn; a worker without one is not
+    /// started.
     #[must_use]
     pub fn socket(mut self, socket: UdpSocket) -> Self {
         self.sockets.push((socket, None));
         self
     }
 
-    /// Adds a socket that is bound already, where another service is than the one that the server is bound with.
+    /// Adds a socket that is already bound, with its own service in place of the one that the server is bound with.
     #[must_use]
     pub fn socket_with(mut self, socket: UdpSocket, service: &Service) -> Self {
         self.sockets.push((socket, Some(service.clone())));
         self
     }
 
-    /// Adds a socket that an earlier run bound. It is used, with the datagrams that wait in it, if it is bound to one
-    /// of the addresses to listen on, for the service there, and closed if not.
+    /// Adds a socket that an earlier run bound. If its address is one of those to listen on, it is used there, with the
+    /// datagrams queued in it; if not, it is closed.
     #[must_use]
     pub fn reuse_socket(mut self, socket: UdpSocket) -> Self {
         self.inherited.push(socket);
         self
     }
 
-    /// The time to wait for addresses that are in use, all together; none by default.
+    /// The total time to wait for addresses that are in use; zero by default.
     #[must_use]
     pub fn bind_timeout(mut self, timeout: Duration) -> Self {
         self.bind_timeout = timeout;
@@ -118,33 +118,33 @@ impl ServerOptions {
         self
     }
 
-    /// Bytes of receive buffer to ask for, for each socket.
+    /// Bytes of receive buffer to request for each socket.
     #[must_use]
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.options.receive_buffer = Some(bytes);
         self
     }
 
-    /// Bytes of send buffer to ask for, for each socket: replies wait in it while the kernel looks for the neighbour
-    /// that they go to, up to three seconds for one that does not exist.
+    /// Bytes of send buffer to request for each socket: replies wait in it while the kernel looks up the neighbour that
+    /// they go to, up to three seconds for one that does not exist.
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.options.send_buffer = Some(bytes);
         self
     }
 
-    /// The sources that get a reply, and how often.
+    /// The policy: which sources get a reply, and how often.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The time that handlers which still wait have left once the server shuts down, before they are dropped; 1 s by
+    /// The time for which waiting handlers may continue once the server shuts down, before they are dropped; 1 s by
     /// default.
     ///
     /// With zero they are polled once more: enough for one that awaits
-    /// [`Requests::next`](crate::handler::Requests::next), which then gives `None`. A handler that blocks its thread
+    /// [`Requests::next`](crate::handler::Requests::next), which then returns `None`. A handler that blocks its thread
     /// cannot be interrupted.
     #[must_use]
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
@@ -155,7 +155,7 @@ impl ServerOptions {
     /// Binds all sockets, for this protocol and handler; nothing is received until the server serves.
     ///
     /// # Errors
-    /// There is neither an address nor a socket; or the first socket that could not be created or bound.
+    /// There is neither an address nor a socket, or a socket could not be created or bound: the first such error.
     pub fn bind<P, H>(self, protocol: P, handler: H) -> Result<UdpServer, BindError>
     where
         H: DatagramRequestHandler,
@@ -164,7 +164,7 @@ impl ServerOptions {
         self.bind_service(&Service::new(protocol, handler))
     }
 
-    /// Binds all sockets, for this service where they have none of their own.
+    /// Binds all sockets; those without their own service get this one.
     ///
     /// # Errors
     /// Those of [`bind`](Self::bind).
@@ -179,7 +179,7 @@ impl ServerOptions {
         }
         let resolve = |(address, service)| BindTarget::resolve(address).map(|target| (target, service));
         let targets = addresses.into_iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
-        // What is no longer listened on is closed before anything is bound: it could be in the way.
+        // Sockets that are no longer wanted are closed before anything is bound: they could be in the way.
         inherited.retain(|socket| targets.iter().any(|(target, _)| target.matches(socket)));
         let deadline = Instant::now() + bind_timeout;
         let workers = options.sockets;

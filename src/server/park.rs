@@ -1,6 +1,6 @@
-//! Waits for a future on a thread that drives no runtime, or that must not drive one because it is another's.
+//! Waits for a future on a thread that runs no runtime, or that must not block the runtime it belongs to.
 //!
-//! For channels and the like: what needs a timer or a socket needs a runtime.
+//! For channels and the like: a future that needs a timer or a socket needs a runtime.
 
 use std::future::Future;
 use std::pin::pin;
@@ -26,7 +26,7 @@ fn this_thread() -> Waker {
 /// Waits for a future.
 pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
     let waker = this_thread();
-    // A task that has used up its budget would never see it ready.
+    // In a task that has used up its budget, the future would never be ready.
     let mut future = pin!(unconstrained(future));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -36,7 +36,7 @@ pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Waits for a future, but not past the deadline.
+/// Waits for a future, but no longer than until the deadline.
 pub(super) fn wait_until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
     let waker = this_thread();
     let mut future = pin!(unconstrained(future));
@@ -46,7 +46,7 @@ pub(super) fn wait_until<T>(deadline: Instant, future: impl Future<Output = T>) 
         }
         match deadline.saturating_duration_since(Instant::now()) {
             Duration::ZERO => return None,
-            left => thread::park_timeout(left),
+            remaining => thread::park_timeout(remaining),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Runs a worker on a thread without a runtime: makes one, and another when it fails.
+//! Runs a worker on a thread without a runtime: makes a runtime, and another one if it fails.
 //!
-//! tokio panics when it cannot wait for events (an `epoll_wait(2)` that fails, say). The sockets and counters outlive
-//! that: only requests in handlers that wait, and replies that had not been sent, are lost, and counted.
+//! tokio panics if it cannot wait for events (an `epoll_wait(2)` that fails, say). The sockets and counters survive
+//! that: only requests in handlers that wait, and replies that were not sent yet, are dropped, and counted.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,15 +16,15 @@ use super::workers::{ServedSocket, run_worker};
 use crate::message_id;
 use crate::running::Shared;
 
-/// The pause before a runtime is made again: the first, and the longest.
+/// The pause before a new runtime is made: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
-/// A runtime for one thread.
+/// Creates a runtime for one thread.
 pub(super) fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Runs a worker on a runtime, which is replaced when it fails; only what fails before it ever served is an error.
+/// Runs a worker on a runtime, which is replaced if it fails; only a failure before it ever served is an error.
 pub(super) fn run_restarting(
     current: &mut Runtime,
     shared: &Shared,
@@ -44,7 +44,7 @@ pub(super) fn run_restarting(
         thread::sleep(pause);
         pause = longest.min(2 * pause);
         if let Ok(fresh) = runtime() {
-            // A runtime that has failed may fail to end, too.
+            // A runtime that has failed may also fail when it is dropped.
             let failed = std::mem::replace(current, fresh);
             drop(catch_unwind(AssertUnwindSafe(|| drop(failed))));
         }

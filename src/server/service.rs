@@ -1,7 +1,7 @@
-//! A service, which a server has at its addresses: a protocol and the handler of its packets, as one object.
+//! A service, which a server offers at its addresses: a protocol and the handler of its packets, as one object.
 //!
-//! Here the types of packets end: a server holds services of any of them, each called once for a socket and not at all
-//! for a datagram.
+//! The types of packets are erased here: a server holds services of any packet types, each called once per socket and
+//! never per datagram.
 
 use std::fmt;
 use std::future::Future;
@@ -17,8 +17,8 @@ use crate::protocol::DatagramProtocol;
 use crate::running::{Heartbeat, ServerHandle, Shared};
 use crate::stats::Counters;
 
-/// A protocol and the handler of its packets. Clones are the same service: a server on several addresses starts and
-/// stops its handler once.
+/// A protocol and the handler of its packets. Clones are the same service: a server that has it at several addresses
+/// starts and stops its handler once.
 #[derive(Clone)]
 pub struct Service {
     name: &'static str,
@@ -26,7 +26,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves packets of this protocol with this handler.
+    /// Creates a service that handles packets of this protocol with this handler.
     pub fn new<P, H>(protocol: P, handler: H) -> Self
     where
         H: DatagramRequestHandler,
@@ -35,14 +35,14 @@ impl Service {
         Self { name: "", serve: Arc::new(ProtocolHandler { protocol: Arc::new(protocol), handler }) }
     }
 
-    /// Gives it a name, which log events and [`Listener`](super::Listener)s show.
+    /// Names the service; log events and [`Listener`](super::Listener)s show the name.
     #[must_use]
     pub fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
     }
 
-    /// The name; empty if it was given none.
+    /// The name; empty if it has none.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name

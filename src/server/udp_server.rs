@@ -1,4 +1,4 @@
-//! The server: sockets that are bound and what they serve, and the ways to serve it.
+//! The server: its bound sockets with their services, and the ways to run it.
 
 use std::future::Future;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -19,11 +19,11 @@ use crate::protocol::DatagramProtocol;
 use crate::running::{Listener, OpenGuard, ServerHandle, Shared};
 use crate::socket::{self, BindError};
 
-/// A UDP server: sockets that are bound, and the services on them.
+/// A UDP server: bound sockets, and the services on them.
 pub struct UdpServer {
-    /// For each worker its sockets.
+    /// The sockets of each worker.
     pub(super) workers: Vec<Vec<ServedSocket>>,
-    /// Each once.
+    /// The services, each once.
     pub(super) services: Vec<Service>,
     pub(super) shared: Arc<Shared>,
     pub(super) open: OpenGuard,
@@ -32,7 +32,7 @@ pub struct UdpServer {
 impl UdpServer {
     /// Binds an address such as `"[::1]:9000"`, for one worker; [`ServerOptions`] has more.
     ///
-    /// Of several addresses (those of a name, say) the first that can be bound is bound, as [`UdpSocket::bind`] does.
+    /// Of several addresses (those of a name, say) it binds the first that can be bound, as [`UdpSocket::bind`] does.
     /// Resolving a name blocks the thread.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl UdpServer {
         Ok(Self::new(bind_first(address)?, &Service::new(protocol, handler)))
     }
 
-    /// Serves a socket that is bound already.
+    /// Creates a server on a socket that is already bound.
     ///
     /// # Errors
     /// It is not a bound UDP socket.
@@ -82,31 +82,31 @@ impl UdpServer {
         for BoundService { socket, service, worker } in sockets {
             workers[worker].push(ServedSocket::new(socket, service_of(&service), &shared));
         }
-        // Sockets that were handed over may be fewer than the workers.
+        // There may be fewer given sockets than workers.
         workers.retain(|sockets| !sockets.is_empty());
         shared.monitor(workers.iter().flatten().map(ServedSocket::monitor));
         let open = OpenGuard::new(&shared);
         Self { workers, services, shared, open }
     }
 
-    /// The addresses it listens on, with their real ports.
+    /// The addresses that the server listens on, with their real ports.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.shared.listeners.iter().map(|listener| listener.address).collect()
     }
 
-    /// Its sockets, one or more an address.
+    /// The sockets, one or more for each address.
     pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
         self.workers.iter().flatten().map(|served| (served.address(), served.socket().as_fd()))
     }
 
-    /// The number of workers: as many as were asked for, unless there are fewer sockets.
+    /// The number of workers: as many as requested, unless there are fewer sockets.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// A handle to ask and stop the server with while it serves; it can be cloned and sent.
+    /// A handle to query and stop the server while it runs; it can be cloned and sent to other threads.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         ServerHandle::new(Arc::clone(&self.shared))
@@ -118,14 +118,14 @@ impl UdpServer {
     ///
     /// Needs a tokio runtime with I/O and time enabled.
     ///
-    /// Dropping the future (in a `select!`, by a timeout) shuts down too: at once, without the grace for handlers that
-    /// wait on this task. The handlers' `stop` then runs after the other workers have ended, on a thread of the
-    /// runtime's blocking pool (outside a runtime: on a new thread), with a small runtime around it.
+    /// Dropping the future (in a `select!`, by a timeout) shuts down too: at once, without the grace period for
+    /// handlers that wait on this task. The handlers' `stop` then runs after the other workers have ended, on a thread
+    /// of the runtime's blocking pool (outside a runtime: on a new thread), in a small runtime.
     /// [`ServerHandle::wait_for_phase`] with [`Phase::Stopped`](super::Phase::Stopped) waits for that, and so does a
     /// runtime that is dropped.
     ///
     /// # Errors
-    /// It could not start, or a worker ended by a panic. A failing socket or handler is no error: those are counted.
+    /// The server could not start, or a worker panicked. Failures of sockets and handlers are counted, not returned.
     pub async fn serve(self) -> Result<(), ServeError> {
         let mut life = Lifecycle::new(self);
         let ran = match life.begin().await {
@@ -135,8 +135,8 @@ impl UdpServer {
         life.end(ran).await
     }
 
-    /// Serves like [`serve`](Self::serve) until the signal is ready, whatever its output, or
-    /// [`ServerHandle::shutdown`] is called; then closes with the grace for handlers that wait.
+    /// Serves like [`serve`](Self::serve) until `signal` is ready, whatever its output, or [`ServerHandle::shutdown`]
+    /// is called; then closes with the grace period for handlers that wait.
     ///
     /// # Errors
     /// Those of [`serve`](Self::serve).
@@ -151,18 +151,18 @@ impl UdpServer {
         }
     }
 
-    /// Serves on threads of the server's own, inside or outside a runtime; the task is a future of the result, and
-    /// shuts the server down when it is dropped.
+    /// Serves on the server's own threads, inside or outside a runtime; the task is a future of the result, and shuts
+    /// the server down when it is dropped.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread could not be started.
     pub fn spawn(self) -> Result<ServerTask, ServeError> {
         ServerTask::spawn(self)
     }
 
     /// Serves on this thread, which has no runtime.
     pub(super) fn serve_blocking(self) -> Result<(), ServeError> {
-        // What the handlers start lives on the runtime of the first worker, as long as that does.
+        // Tasks that the handlers spawn run on the runtime of the first worker, for as long as it exists.
         let mut runtime = runtime().map_err(ServeError::StartWorker)?;
         let mut life = Lifecycle::new(self);
         let ran = runtime.block_on(life.begin());

@@ -1,7 +1,7 @@
 //! The loop of one worker on one socket: receive a batch, let the engine handle it, send a batch.
 //!
-//! Nothing ends it but a shutdown, and it waits for nothing but its socket: a receive error is counted, and one that
-//! persists makes the loop wait ever longer between two tries, up to a second; replies that find no room wait aside.
+//! Only a shutdown ends it, and it waits only for its socket. A receive error is counted; while it persists the loop
+//! waits longer and longer between two tries, up to a second. Replies that do not fit wait aside.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,14 +23,13 @@ use crate::message_id;
 use crate::running::Heartbeat;
 use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
 
-/// How often room in the send buffer is looked for while replies wait for it and nothing is received. The kernel
-/// announces room only once half of the buffer is free (`sock_writeable` in its net/sock.h), which forged neighbours
-/// can prevent.
+/// The interval at which waiting replies are tried again while nothing is received. The kernel announces room in the
+/// send buffer only once half of it is free (`sock_writeable` in its net/sock.h), which forged neighbours can prevent.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest wait after a receive error that persists.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a call that a signal interrupted is made again at once.
+/// The number of times that a call interrupted by a signal is repeated at once.
 const INTERRUPTIONS: u32 = 16;
 
 /// The outcome of one turn of the loop.
@@ -65,19 +64,19 @@ where
     input: Input,
     send: SendBatch,
     backlog: Backlog,
-    /// When the backlog is tried again; made when there is one for the first time.
+    /// The timer for trying the backlog again; created when there is one for the first time.
     retry: Option<Pin<Box<Sleep>>>,
 }
 
 /// The receiving half of a worker.
 struct Input {
     batch: ReceiveBatch,
-    /// Receive errors in a row.
+    /// The number of receive errors in a row.
     failures: u32,
 }
 
 impl Input {
-    /// Receives what waits, and hands it to the engine.
+    /// Receives the datagrams that wait, and passes them to the engine.
     fn receive<Q, R, M, F>(&mut self, socket: &UdpSocket, engine: &mut Engine<'_, Q, R, M, F>) -> Received
     where
         Q: 'static,
@@ -108,7 +107,7 @@ impl Input {
         Received::Failed
     }
 
-    /// One error may be caused by an earlier packet (ICMP); a second in a row is likely to stay.
+    /// The pause after an error: one may be caused by an earlier packet (ICMP), a second in a row is likely to persist.
     fn pause(&self) -> Duration {
         match self.failures {
             0..=1 => Duration::ZERO,
@@ -124,7 +123,7 @@ where
     M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
-    /// Makes ready to serve a socket on the runtime that this is called on.
+    /// Prepares to serve a socket on the current runtime.
     pub(super) fn new(engine: Engine<'h, Q, R, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
         let io = watch_readable(socket)?;
         let input = Input { batch: ReceiveBatch::new(), failures: 0 };
@@ -132,7 +131,7 @@ where
         Ok(Self { engine, io, input, send, backlog: Backlog::default(), retry: None })
     }
 
-    /// Serves until `closing` is ready, then lets handlers that wait go on for at most `grace`.
+    /// Serves until `closing` is ready, then lets waiting handlers continue for at most `grace`.
     pub(super) async fn run(mut self, heartbeat: &Heartbeat, closing: impl Future<Output = ()>, grace: Duration) {
         let mut closing = pin!(closing);
         loop {
@@ -140,9 +139,9 @@ where
             self.flush();
             self.engine.publish();
             match turn {
-                // A flood must not keep the runtime from other tasks, other sockets' among them.
+                // A flood must not starve the runtime's other tasks, such as those of other sockets.
                 Turn::Progress if self.input.batch.is_full() => yield_now().await,
-                // Nor must handlers that send from elsewhere.
+                // Nor must handlers that send from other tasks.
                 Turn::Progress => consume_budget().await,
                 Turn::ReceiveFailed => {
                     let mut pause = pin!(sleep(self.input.pause()));
@@ -193,18 +192,18 @@ where
         }
     }
 
-    /// Receives a batch once the socket is readable; ready with whether it could be read.
+    /// Receives a batch once the socket is readable; returns whether it could be read.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let Self { engine, io, input, .. } = self;
         loop {
-            // Taken before the call: an announcement that comes during it is not cleared.
+            // Taken before the call, so that readiness announced during the call is not cleared.
             let Ok(mut ready) = std::task::ready!(io.poll_read_ready(context)) else {
                 input.failures += 1;
                 return Poll::Ready(false);
             };
             let received = input.receive(io.get_ref(), engine);
-            // Only an empty socket is sure to announce what comes next. A short batch is not: with Linux 6.18,
-            // datagrams that arrived during the call were seen to wait without ever being announced.
+            // Only an empty socket is sure to announce what comes next; a socket after a short batch is not: with Linux
+            // 6.18, datagrams that arrived during the call were seen to wait without ever being announced.
             if matches!(received, Received::Nothing) {
                 ready.clear_ready();
             }
@@ -216,7 +215,7 @@ where
         }
     }
 
-    /// Ready when replies that wait for room are to be tried again.
+    /// Ready when the replies that wait for room are to be tried again.
     fn poll_retry(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.retry {
             Some(retry) if !self.backlog.is_empty() => retry.as_mut().poll(context),
@@ -224,7 +223,7 @@ where
         }
     }
 
-    /// Sends what the engine has queued, after what waits; never waits itself.
+    /// Sends the backlog and then what the engine has queued; never waits.
     fn flush(&mut self) {
         let (queue, count) = self.engine.outgoing_mut();
         self.backlog.send(&mut self.send, self.io.get_ref().as_fd(), queue, count);
@@ -237,7 +236,7 @@ where
         }
     }
 
-    /// Waits for this, and tries the backlog again meanwhile.
+    /// Waits for this future, and tries the backlog again meanwhile.
     async fn flush_until(&mut self, mut event: impl Future<Output = ()> + Unpin) {
         loop {
             let is_over = poll_fn(|context| match Pin::new(&mut event).poll(context) {
@@ -251,7 +250,7 @@ where
         }
     }
 
-    /// Lets handlers that wait go on for at most `grace`, and replies that wait for as long as they may.
+    /// Lets waiting handlers continue for at most `grace`, and waiting replies for as long as they may wait.
     async fn close(&mut self, grace: Duration) {
         self.engine.close();
         let mut grace = pin!(sleep(grace));
@@ -269,7 +268,7 @@ where
             }
             self.flush();
         }
-        // What was sent from elsewhere meanwhile.
+        // Replies that were sent from elsewhere meanwhile.
         let _ = self.engine.poll(&mut Context::from_waker(Waker::noop()));
         self.flush();
         while !self.backlog.is_empty() {
@@ -280,8 +279,8 @@ where
     }
 }
 
-/// A worker also ends by being dropped, by whoever does not wait for the server or by a runtime that failed: what it
-/// had in hand is counted all the same.
+/// A worker also ends when it is dropped, because the server's future was dropped or the runtime failed: what it had in
+/// progress is counted even then.
 impl<Q, R, M, F> Drop for Worker<'_, Q, R, M, F>
 where
     Q: 'static,

@@ -1,4 +1,4 @@
-//! The workers of a server: the first runs where the server is served, each further one on a thread with a runtime.
+//! The workers of a server: the first runs on the task that serves, each further one on its own thread and runtime.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use crate::running::{Heartbeat, OpenGuard, Shared, SocketMonitor};
 use crate::socket::{self, BoundSocket};
 use crate::stats::Counters;
 
-/// The end of a worker on another thread; one that panicked sends nothing.
+/// The result of a worker on another thread; a worker that panicked sends none.
 pub(super) type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
 
 /// A socket with its service, and the counters of the worker that serves it.
@@ -25,7 +25,7 @@ pub(super) struct ServedSocket {
     /// The index of its listener.
     listener: usize,
     inner: SocketToServe,
-    /// It has been received from.
+    /// Set once it has been received from.
     pub(super) started: AtomicBool,
     _open: OpenGuard,
 }
@@ -61,7 +61,7 @@ impl ServedSocket {
         }
     }
 
-    /// The kernel's count is gone with the socket.
+    /// Records the kernel's count of drops, which is gone with the socket.
     fn remember_kernel_drops(&self) {
         if let Ok(drops) = socket::kernel_drops(self.inner.socket.as_fd()) {
             self.inner.counters.set_kernel_drops(drops);
@@ -83,9 +83,9 @@ pub(super) fn spawn_worker(
             let shutdown = ShutdownOnDrop(shared);
             let runtime = runtime().map_err(ServeError::StartWorker);
             let ran = runtime.and_then(|mut runtime| run_restarting(&mut runtime, &shutdown.0, &sockets));
-            // Closed before the server says that it has ended.
+            // The sockets are closed before the server reports that it has ended.
             drop(sockets);
-            // The receiver is gone only when nobody waits any longer.
+            // The receiver is gone only if nobody is waiting any more.
             let _ = done.send(ran);
         })
         .map_err(ServeError::StartWorker)?;
@@ -110,7 +110,7 @@ pub(super) async fn run_worker(shared: &Shared, sockets: &[ServedSocket]) -> Res
     Ok(())
 }
 
-/// Ends the other workers when one is gone.
+/// Ends the other workers once one has ended.
 struct ShutdownOnDrop(Arc<Shared>);
 
 impl Drop for ShutdownOnDrop {

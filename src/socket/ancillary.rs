@@ -1,4 +1,4 @@
-//! ControlBuffer messages: which address a datagram was sent to, and which one a reply leaves from.
+//! Control messages: the address that a datagram was sent to, and the one that a reply leaves from.
 //!
 //! Read and written as plain bytes in safe code (cmsg(3), ip(7), ipv6(7); RFC 3542 s6.1).
 
@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Destination;
 
-/// Room for the control messages of one datagram: both kinds of packet information take 72 bytes, the rest is for what
-/// a socket that was handed over may ask for besides.
+/// Room for the control messages of one datagram: both kinds of packet information take 72 bytes; the rest is for other
+/// messages that may be enabled on a given socket.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct ControlBuffer([u8; ControlBuffer::SIZE]);
@@ -36,7 +36,7 @@ const fn aligned(length: usize) -> usize {
 }
 
 impl PacketInfo {
-    /// Reads control messages; what is unknown or cut off is passed over.
+    /// Reads control messages; skips those that are unknown or cut off.
     #[must_use]
     pub fn parse(mut messages: &[u8]) -> Self {
         let mut info = Self::default();
@@ -64,7 +64,7 @@ impl ControlBuffer {
         PacketInfo::parse(&self.0[..length.min(Self::SIZE)])
     }
 
-    /// Writes the message that makes a reply leave from `asked`; says how many bytes it takes.
+    /// Writes the message that makes a reply leave from `asked`; returns its length in bytes.
     ///
     /// The interface is named for link-local addresses only: elsewhere routing may be asymmetric.
     pub(super) fn encode(&mut self, asked: &Destination) -> usize {
@@ -102,9 +102,9 @@ fn header(bytes: &[u8]) -> Option<(usize, i32, i32)> {
 
 /// `struct in_pktinfo`: interface, local address, destination in the header.
 ///
-/// The kernel notes the local address when a datagram arrives, and only on a socket that has asked for it by then: of
-/// one that waited in a socket that was handed over it is 0.0.0.0. A reply then leaves from the destination, which the
-/// kernel refuses should that have been a broadcast.
+/// The kernel records the local address when a datagram arrives, and only if the socket has requested it by then: for a
+/// datagram that was already queued in a given socket it is 0.0.0.0. A reply then leaves from the destination, which
+/// the kernel refuses if that was a broadcast address.
 fn ipv4_destination(data: &[u8]) -> Option<Destination> {
     let interface = u32::from_ne_bytes(*data.first_chunk()?);
     let local: [u8; 4] = *data.get(4..)?.first_chunk()?;

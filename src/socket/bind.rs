@@ -1,4 +1,4 @@
-//! Binds and prepares sockets: one AF_INET6 socket with IPV6_V6ONLY off for `[::]`, so that it answers IPv4 as well.
+//! Binds and prepares sockets: one AF_INET6 socket with IPV6_V6ONLY off for `[::]`, so that it accepts IPv4 as well.
 //!
 //! Never sets SO_REUSEADDR (a second process would steal datagrams). Sockets of several workers form a SO_REUSEPORT
 //! group whose first member is bound plain, so that a second instance still gets "address in use".
@@ -17,17 +17,17 @@ use super::sockaddr::canonical;
 /// An address as this host can bind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindTarget {
-    /// The address that is bound: an IPv4-mapped one is IPv4, and `[::]` is `0.0.0.0` where the host has no IPv6.
+    /// The address to bind: an IPv4-mapped one becomes IPv4, and `[::]` becomes `0.0.0.0` if the host has no IPv6.
     address: SocketAddr,
     /// The families that a socket there serves.
     families: Families,
 }
 
 impl BindTarget {
-    /// Looks whether this host has the address's family.
+    /// Checks that this host has the address's family.
     ///
     /// # Errors
-    /// It has not.
+    /// It does not.
     pub fn resolve(address: SocketAddr) -> Result<Self, BindError> {
         let address = canonical(address);
         match create(address) {
@@ -66,9 +66,9 @@ impl BindTarget {
         Ok(sockets)
     }
 
-    /// Binds what is missing when an earlier run left some sockets, at least one.
+    /// Binds the missing sockets where some remain from an earlier run, at least one.
     ///
-    /// The kernel lets only the user who bound them join; where that is another, those that are left have to do.
+    /// The kernel lets only the user who bound those join their group; for any other user they have to suffice.
     ///
     /// # Errors
     /// The step that failed, with the address.
@@ -96,8 +96,8 @@ impl BindTarget {
 
 /// Binds `options.sockets` sockets to one address; port 0 takes a free one, the same for all.
 ///
-/// `[::]` answers IPv4 too, and becomes `0.0.0.0` where the host has no IPv6 (EAFNOSUPPORT). An address that is not
-/// local yet is bound all the same (IP_FREEBIND).
+/// `[::]` accepts IPv4 too, and becomes `0.0.0.0` if the host has no IPv6 (EAFNOSUPPORT). An address that the host does
+/// not have yet is bound anyway (IP_FREEBIND).
 ///
 /// # Errors
 /// The step that failed, with the address.
@@ -105,8 +105,8 @@ pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Vec<BoundSoc
     BindTarget::resolve(address)?.bind(options)
 }
 
-/// Prepares a bound socket that came from elsewhere, whatever options it has. Its buffers are enlarged where they can
-/// be, and made smaller only where that gives just what was asked for.
+/// Prepares a bound socket that came from elsewhere, whatever options it has. Its buffers are enlarged if possible, and
+/// reduced only if that gives exactly what was requested.
 ///
 /// # Errors
 /// It is not a bound UDP socket, or is connected to a peer, or refuses an option.
@@ -120,7 +120,7 @@ pub fn adopt(socket: UdpSocket, options: &SocketOptions) -> Result<BoundSocket, 
     finish(socket, address, families, options)
 }
 
-/// The ports that this host gives to clients that ask for none (ip(7)); `None` where a sandbox hides them.
+/// The ports that this host gives to clients that ask for none in particular (ip(7)); `None` if a sandbox hides them.
 #[must_use]
 pub fn client_ports() -> Option<RangeInclusive<u16>> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
@@ -128,13 +128,13 @@ pub fn client_ports() -> Option<RangeInclusive<u16>> {
     Some(words.next()?.ok()?..=words.next()?.ok()?)
 }
 
-/// Where a socket is bound, and what it answers.
+/// Reads where a socket is bound, and which families it accepts.
 fn identify(socket: &Socket) -> io::Result<(SocketAddr, Families)> {
     let refuse = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, reason);
     if socket.r#type()? != Type::DGRAM || socket.protocol()? != Some(Protocol::UDP) {
         return Err(refuse("not a UDP socket"));
     }
-    // It would hear that peer and nobody else.
+    // It would receive from that peer and nobody else.
     if let Some(peer) = socket.peer_addr().ok().and_then(|peer| peer.as_socket()) {
         return Err(refuse(&format!("connected to {}", canonical(peer))));
     }
@@ -146,7 +146,7 @@ fn identify(socket: &Socket) -> io::Result<(SocketAddr, Families)> {
     }
 }
 
-/// How a socket relates to others at its address.
+/// The relation of a socket to others at its address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReusePort {
     No,
@@ -161,7 +161,7 @@ fn families(address: SocketAddr) -> Families {
     }
 }
 
-/// The same as this host is now: where IPv6 is switched off the kernel binds `[::]` all the same.
+/// Corrects the families for the present state of this host: with IPv6 switched off the kernel still binds `[::]`.
 fn families_here(address: SocketAddr) -> Families {
     match families(address) {
         Families::Both if has_no_ipv6_address() => Families::NoIpv6Address,
@@ -203,7 +203,7 @@ fn prepare(
         io::ErrorKind::PermissionDenied => BindError::PermissionDenied { address },
         _ => BindError::Bind { address, source },
     })?;
-    // It would also let replies leave from an address that is not the host's.
+    // It would also let replies leave from an address that the host does not have.
     free_bind(&socket, address, false)?;
     finish(socket, address, families, options)
 }
@@ -235,7 +235,7 @@ mod tests {
         let every = || LEFT_ON.iter().flat_map(|&(level, options)| options.iter().map(move |&option| (level, option)));
         let mut on = Vec::new();
         for (level, option) in every() {
-            // Some need a privilege, or a kernel that has them.
+            // Some need a privilege, or a kernel that knows them.
             if set_integer(socket.as_fd(), level, option, 1).is_ok()
                 && get_integer(socket.as_fd(), level, option).is_ok_and(|value| value != 0)
             {

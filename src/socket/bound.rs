@@ -11,9 +11,9 @@ pub struct SocketOptions {
     /// Bytes of receive buffer (SO_RCVBUFFORCE, else SO_RCVBUF); `None` leaves the kernel's default.
     pub receive_buffer: Option<usize>,
     /// Bytes of send buffer (SO_SNDBUFFORCE, else SO_SNDBUF); `None` leaves the kernel's default. Replies wait in it
-    /// while the kernel looks for the neighbour that they go to.
+    /// while the kernel looks up the neighbour that they go to.
     pub send_buffer: Option<usize>,
-    /// How many sockets share the address, one a worker; at least 1.
+    /// The number of sockets that share the address, one per worker; at least 1.
     pub sockets: usize,
 }
 
@@ -23,20 +23,20 @@ impl Default for SocketOptions {
     }
 }
 
-/// The IP families that a socket answers.
+/// The IP families that a socket accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Families {
     /// One AF_INET6 socket bound to `[::]`, IPV6_V6ONLY off.
     Both,
-    /// The same on a host without any IPv6 address (the sysctl `disable_ipv6`): IPv4 alone reaches it, until that
+    /// The same on a host without any IPv6 address (the sysctl `disable_ipv6`): only IPv4 reaches it, until that
     /// changes.
     NoIpv6Address,
     /// AF_INET6, one address.
     Ipv6,
     /// AF_INET.
     Ipv4,
-    /// AF_INET where `[::]` was asked for: this host has no IPv6.
+    /// AF_INET although `[::]` was requested: this host has no IPv6.
     Ipv4Fallback,
 }
 
@@ -67,7 +67,7 @@ pub struct BoundSocket {
     pub socket: UdpSocket,
     /// Its address, with the real port.
     pub address: SocketAddr,
-    /// The families that it answers.
+    /// The families that it accepts.
     pub families: Families,
     /// Bytes of receive buffer that the kernel granted.
     pub receive_buffer: usize,
@@ -75,11 +75,11 @@ pub struct BoundSocket {
     pub send_buffer: usize,
 }
 
-/// A socket that could not be created or bound: which step failed, and for which address.
+/// A socket that could not be created or bound: the step that failed, and the address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Nothing was asked for.
+    /// There is nothing to listen on.
     #[error("no address to listen on")]
     NoAddress,
     /// A name has no address, or an address is not well-formed.
@@ -92,15 +92,15 @@ pub enum BindError {
         address: String,
         /// The interface's name or number.
         interface: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// No socket of the family.
+    /// A socket of this family could not be created.
     #[error("create socket for {address}")]
     Create {
         /// The address to listen on.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// An option was refused.
@@ -110,17 +110,17 @@ pub enum BindError {
         address: SocketAddr,
         /// The option's name.
         option: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The kernel did not say what it was asked about a socket.
+    /// An option could not be read.
     #[error("read {option} of the socket for {address}")]
     GetOption {
         /// The address to listen on.
         address: SocketAddr,
         /// The option's name.
         option: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Another socket holds the address.
@@ -143,15 +143,15 @@ pub enum BindError {
     Bind {
         /// The address to listen on.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A socket that was handed over is not a bound UDP socket.
+    /// A given socket is not a bound UDP socket.
     #[error("adopt file descriptor {descriptor}")]
     Adopt {
         /// The descriptor's number.
         descriptor: RawFd,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

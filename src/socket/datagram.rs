@@ -1,4 +1,4 @@
-//! Datagrams with both their addresses: one that was received, and one that is to be sent.
+//! Datagrams with both of their addresses: one that was received, and one that is to be sent.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,27 +20,27 @@ pub fn max_payload(peer: SocketAddr) -> usize {
 pub struct Destination {
     /// The destination in the IP header (`ipi_addr`, `ipi6_addr`); an IPv4 address is never in mapped form.
     pub address: IpAddr,
-    /// The local address that a reply leaves from (`ipi_spec_dst`): the same, unless it was a broadcast.
+    /// The local address that a reply leaves from (`ipi_spec_dst`): the same, unless that is a broadcast address.
     pub local: IpAddr,
     /// The index of the interface that it came through.
     pub interface: u32,
 }
 
 impl Destination {
-    /// Returns whether it was sent to one host: neither broadcast nor multicast.
+    /// Returns whether the datagram was sent to one host: neither broadcast nor multicast.
     #[must_use]
     pub fn is_unicast(&self) -> bool {
         self.address == self.local && !self.address.is_multicast()
     }
 }
 
-/// The two ends of a request, which its replies share: the peer, and the address of this host that it asked.
+/// The two ends of a request, which its replies share: the peer, and the address of this host that it sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// The other end; an IPv4 address is never in mapped form.
     pub peer: SocketAddr,
-    /// This end: where a request was sent to, and where a reply leaves from. `None` when the kernel did not say, and
-    /// then leaves the choice of a reply's source to the kernel.
+    /// This end: where a request was sent to, and where a reply leaves from. `None` if the kernel did not say; the
+    /// kernel then also chooses the source of a reply.
     pub destination: Option<Destination>,
 }
 
@@ -54,12 +54,12 @@ pub struct Datagram {
     pub payload: Bytes,
     /// Its payload did not fit.
     pub truncated: bool,
-    /// It came over IPv6 with an IPv4-mapped source address: a reply would leave over IPv4, to somebody else.
+    /// It arrived over IPv6 with an IPv4-mapped source address: a reply would leave over IPv4, to somebody else.
     pub mapped_over_ipv6: bool,
 }
 
 impl Datagram {
-    /// A whole datagram, its addresses as they were on the wire.
+    /// Creates a complete datagram, with its addresses as they were on the wire.
     #[must_use]
     pub fn new(flow: Flow, payload: Bytes) -> Self {
         Self { flow, payload, truncated: false, mapped_over_ipv6: false }
@@ -69,7 +69,7 @@ impl Datagram {
 /// A datagram to be sent.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Where it goes, and the address that it leaves from.
+    /// The address that it goes to, and the one that it leaves from.
     pub flow: Flow,
     /// Its payload.
     pub payload: Bytes,

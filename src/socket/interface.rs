@@ -6,7 +6,7 @@ use std::io;
 /// The index of the interface with this name or, as getaddrinfo(3) has it, of the one with this number.
 ///
 /// # Errors
-/// There is none now: `ENODEV` for a name, `ENXIO` for a number.
+/// It does not exist now: `ENODEV` for a name, `ENXIO` for a number.
 pub fn interface_index(name: &str) -> io::Result<u32> {
     match (index_of_name(name), name.parse()) {
         (Err(_), Ok(index)) => interface_name(index).map(|_| index),
@@ -24,7 +24,7 @@ fn index_of_name(name: &str) -> io::Result<u32> {
 /// The name of the interface with this index.
 ///
 /// # Errors
-/// There is none now (`ENXIO`).
+/// It does not exist now (`ENXIO`).
 pub fn interface_name(index: u32) -> io::Result<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];
     // SAFETY: `name` is writable for the IF_NAMESIZE bytes that the function may write.

@@ -1,4 +1,4 @@
-//! The kernel's view of a batch: for each datagram a `mmsghdr`, and the name, control buffer and part that it points
+//! The kernel's view of a batch: for each datagram an `mmsghdr`, and the name, control buffer and part that it points
 //! to.
 //!
 //! The pointers are written before each call, so nothing has to stay where it was between two calls.
@@ -8,8 +8,7 @@ use std::ptr;
 use super::ancillary::ControlBuffer;
 use super::sockaddr::SockAddrBuffer;
 
-/// Storage for the headers of one `recvmmsg(2)` or `sendmmsg(2)` call; it grows with the largest batch and is used
-/// again.
+/// Storage for the headers of one `recvmmsg(2)` or `sendmmsg(2)` call; it grows with the largest batch and is reused.
 pub(super) struct Messages {
     pub(super) names: Vec<SockAddrBuffer>,
     pub(super) controls: Vec<ControlBuffer>,
@@ -37,7 +36,7 @@ impl Messages {
         }
     }
 
-    /// Points the header at `at` to its name and control buffer, of which these lengths count, and to this part.
+    /// Points the header at `at` to its name and control buffer, with these lengths, and to this part.
     pub(super) fn point(&mut self, at: usize, name_length: usize, control_length: usize, part: libc::iovec) {
         self.parts[at] = part;
         let header = &mut self.headers[at];

@@ -1,8 +1,8 @@
-//! Sockets, and datagrams with both their addresses.
+//! Sockets, and datagrams with both of their addresses.
 //!
 //! Binds through socket2 ([`bind`]), and moves datagrams in batches (`recvmmsg(2)`, `sendmmsg(2)`) with the packet
-//! information that says which address was asked (`ip(7)`, `ipv6(7)`; RFC 3542 s6). Knows no JSON and no policy. All
-//! `unsafe` code is here, but for taking the descriptors that a service manager left open.
+//! information that names the destination (`ip(7)`, `ipv6(7)`; RFC 3542 s6). Knows no JSON and no policy. All `unsafe`
+//! code is here, except for taking the descriptors that a service manager left open.
 
 #![allow(unsafe_code, reason = "recvmmsg, sendmmsg and some socket options have no safe wrapper")]
 
@@ -33,5 +33,5 @@ pub(crate) use wait::wait_writable;
 pub(crate) use wait::{receive_now, wait_readable};
 pub(crate) use watch::watch_readable;
 
-/// How many datagrams one system call moves at most.
+/// The most datagrams that one system call moves.
 pub const BATCH_SIZE: usize = 64;

@@ -1,4 +1,4 @@
-//! Socket options: what a socket needs whoever bound it, and what the kernel says of it.
+//! Socket options: those that every socket needs, whoever bound it, and what the kernel reports about a socket.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,8 +8,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::bound::{BindError, BoundSocket, Families, SocketOptions};
 
-/// Datagrams that the kernel dropped on this socket since it was made, for a full buffer or a bad checksum: exact at
-/// once, unlike SO_RXQ_OVFL. After 2^32 it starts again at 0.
+/// The number of datagrams that the kernel has dropped on this socket since it was created, because of a full buffer or
+/// a bad checksum: exact at once, unlike SO_RXQ_OVFL. After 2^32 it starts again at 0.
 ///
 /// # Errors
 /// Those of `getsockopt(2)`.
@@ -26,7 +26,7 @@ pub fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
 }
 
 /// Switches off the error queue that a given socket may have (IP_RECVERR of ip(7)): while errors wait in it, the socket
-/// is ready without end, and has no datagram.
+/// is always ready but has no datagram.
 pub(crate) fn disable_error_queue(socket: impl AsFd) -> io::Result<()> {
     set_integer(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 0)?;
     // An IPv4 socket has no such option.
@@ -42,7 +42,7 @@ pub(super) fn finish(
     options: &SocketOptions,
 ) -> Result<BoundSocket, BindError> {
     set(&socket, address, "O_NONBLOCK", |socket| socket.set_nonblocking(true))?;
-    // A dual-stack socket takes the IPv4 options too, and needs them for its IPv4 datagrams.
+    // A dual-stack socket accepts the IPv4 options too, and needs them for its IPv4 datagrams.
     for (name, level, option, value) in IPV4_OPTIONS {
         set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
     }
@@ -67,12 +67,12 @@ pub(super) fn finish(
     Ok(BoundSocket { socket, address, families, receive_buffer, send_buffer })
 }
 
-/// One of a socket's two buffers, by its options.
+/// One of a socket's two buffers, given by its options.
 #[derive(Clone, Copy)]
 struct Buffer {
     name: &'static str,
     option: i32,
-    /// The same past the sysctl's limit, with CAP_NET_ADMIN.
+    /// The same option beyond the sysctl's limit, with CAP_NET_ADMIN.
     force: i32,
 }
 
@@ -80,7 +80,7 @@ const RECEIVE_BUFFER: Buffer = Buffer { name: "SO_RCVBUF", option: libc::SO_RCVB
 const SEND_BUFFER: Buffer = Buffer { name: "SO_SNDBUF", option: libc::SO_SNDBUF, force: libc::SO_SNDBUFFORCE };
 
 impl Buffer {
-    /// Asks for this size; keeps a larger one that only a privileged process could give back.
+    /// Requests this size; keeps a larger one that only a privileged process could restore.
     fn resize(self, socket: &Socket, address: SocketAddr, bytes: usize) -> Result<(), BindError> {
         let value = i32::try_from(bytes).unwrap_or(i32::MAX);
         if set_integer(socket.as_fd(), libc::SOL_SOCKET, self.force, value).is_ok() {
@@ -96,15 +96,15 @@ impl Buffer {
         })
     }
 
-    /// How much of this a socket gets: the service manager may have given more than net.core.rmem_max or wmem_max lets
-    /// us ask for, and /proc/sys is invisible in a sandbox.
+    /// The size that a new socket gets for this request. The service manager may have given more than net.core.rmem_max
+    /// or wmem_max lets us request, and /proc/sys is invisible in a sandbox.
     fn grantable(self, value: i32) -> io::Result<usize> {
         let probe = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
         set_integer(probe.as_fd(), libc::SOL_SOCKET, self.option, value)?;
         self.granted(&probe)
     }
 
-    /// The size in bytes as they are asked for: the kernel doubles them, for its own book-keeping (socket(7)).
+    /// The size in bytes as it is requested: the kernel doubles it for its own bookkeeping (socket(7)).
     fn granted(self, socket: &Socket) -> io::Result<usize> {
         let doubled = match self.option {
             libc::SO_RCVBUF => socket.recv_buffer_size(),
@@ -121,11 +121,11 @@ pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Re
     }
 }
 
-/// Switches off what the parent process may have left on, and what would break an echo: replies to broadcasts, sharing
-/// the port with whoever asks (SO_REUSEADDR), control messages that nobody reads and that leave no room for the packet
-/// information, errors of one peer that fail the next reply to another, datagrams merged or cut by the kernel or sent
-/// without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=, Priority=,
-/// IPTOS=, IPTTL=, BindToDevice=, ReusePort=.
+/// Switches off options that the parent process may have left on and that would break an echo: replies to broadcasts,
+/// sharing the port with any other process (SO_REUSEADDR), control messages that nobody reads and that leave no room
+/// for the packet information, errors of one peer that fail the next reply to another, datagrams merged or cut by the
+/// kernel or sent without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=,
+/// Priority=, IPTOS=, IPTTL=, BindToDevice=, ReusePort=.
 pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) -> Result<(), BindError> {
     let ipv6: &[IntegerOption] = if families.is_ipv6_socket() { &IPV6_RESETS } else { &[] };
     for &(name, level, option, value) in SOCKET_RESETS.iter().chain(&IPV4_RESETS).chain(ipv6) {
@@ -195,7 +195,8 @@ const IPV6_RESETS: [IntegerOption; 17] = [
     ("IPV6_2292DSTOPTS", libc::IPPROTO_IPV6, libc::IPV6_2292DSTOPTS, 0),
 ];
 
-/// Say which address was asked; never trust a forged "packet too big"; hear no group that somebody else joined.
+/// Report the address that a datagram was sent to; never trust a forged "packet too big"; receive from no group that
+/// another process joined.
 const IPV4_OPTIONS: [IntegerOption; 3] = [
     ("IP_PKTINFO", libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
     ("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),

@@ -1,8 +1,7 @@
 //! A batch of datagrams from one `recvmmsg(2)` call, each with its addresses.
 //!
-//! A datagram shares the slot that it was received in. A slot comes back into use when the last of its sharers is gone;
-//! until then another takes its place, and beyond [`MAX_PINNED_SLOTS`] such slots datagrams are copied to their own
-//! size.
+//! A datagram shares the slot that it was received in. A slot is reused once its last sharer is gone; until then
+//! another takes its place, and beyond [`MAX_PINNED_SLOTS`] such slots each datagram is copied to a buffer of its size.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,24 +17,24 @@ use super::{BATCH_SIZE, Datagram, Flow};
 
 /// One byte more than any payload, so that nothing is cut off.
 const SLOT_SIZE: usize = 65_536;
-/// The number of slots that may be held by those who keep a datagram before datagrams are copied.
+/// The number of slots that kept datagrams may hold before datagrams are copied.
 const MAX_PINNED_SLOTS: usize = BATCH_SIZE;
-/// The number of slots that the first call offers. A call that fills all makes the next one offer twice as many, up to
-/// [`BATCH_SIZE`].
+/// The number of slots that the first call offers. If a call fills all of them, the next one offers twice as many, up
+/// to [`BATCH_SIZE`].
 const FIRST_SLOTS: usize = 4;
-/// After this many calls in a row that fill at most a quarter of the slots, half as many are offered: each slot that is
-/// offered costs a little before each call.
+/// The number of calls in a row filling at most a quarter of the slots after which half as many are offered: each
+/// offered slot costs a little before each call.
 const SMALL_BATCHES: u32 = 64;
 
-/// Receives up to [`BATCH_SIZE`] datagrams a call. Takes 256 KiB of address space, and under load up to 4 MiB, of which
-/// only what datagrams filled is resident; kept datagrams can make that 12 MiB, and no more.
+/// Receives up to [`BATCH_SIZE`] datagrams per call. Takes 256 KiB of address space, and under load up to 4 MiB, of
+/// which only what datagrams filled is resident; kept datagrams can raise that to 12 MiB, and no more.
 pub struct ReceiveBatch {
     slots: Vec<BytesMut>,
     messages: Messages,
-    /// How many slots a call offers, and how many calls in a row have filled at most a quarter of them.
+    /// The number of slots that a call offers, and the number of calls in a row that filled at most a quarter of them.
     offered: usize,
     small: u32,
-    /// How many datagrams the last call brought, and how many of them were taken.
+    /// The number of datagrams that the last call received, and the number of them that were taken.
     filled: usize,
     taken: usize,
     pinned: Vec<BytesMut>,
@@ -49,7 +48,7 @@ impl Default for ReceiveBatch {
 }
 
 impl ReceiveBatch {
-    /// An empty batch.
+    /// Creates an empty batch.
     #[must_use]
     pub fn new() -> Self {
         let mut batch = Self {
@@ -66,10 +65,10 @@ impl ReceiveBatch {
         batch
     }
 
-    /// Receives what waits on the socket, without blocking, and returns how many datagrams that are.
+    /// Receives the datagrams that wait in the socket, without blocking, and returns their number.
     ///
     /// # Errors
-    /// Those of `recvmmsg(2)`; `WouldBlock` when nothing waits.
+    /// Those of `recvmmsg(2)`; `WouldBlock` if nothing waits.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.adapt();
         self.recycle();
@@ -82,7 +81,7 @@ impl ReceiveBatch {
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
                 headers.len() as libc::c_uint,
-                // An int in the C library of GNU, unsigned in musl.
+                // An int in glibc, unsigned in musl.
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
@@ -91,14 +90,14 @@ impl ReceiveBatch {
         Ok(self.filled)
     }
 
-    /// Returns whether the last call filled every slot, so that more is likely to wait; if not, the socket was then
-    /// empty (or the next call will say what is wrong with it).
+    /// Returns whether the last call filled every slot, so that more datagrams are likely to wait; if not, the socket
+    /// was then empty (or the next call will return its error).
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.filled == self.slots.len()
     }
 
-    /// Takes the datagrams of the last call, in order; each once.
+    /// Takes the datagrams of the last call, in order, each once.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram> {
         std::iter::from_fn(|| {
             while self.taken < self.filled {
@@ -129,7 +128,7 @@ impl ReceiveBatch {
         let slot = &mut self.slots[at];
         let length = length.min(slot.capacity());
         // SAFETY: the kernel wrote `msg_len` bytes to the start of this slot's buffer in the last call, which `recycle`
-        // had made SLOT_SIZE bytes long; the slot is empty until now, for each datagram is taken once (`taken`).
+        // had made SLOT_SIZE bytes long; the slot is empty until now, since each datagram is taken once (`taken`).
         unsafe { slot.set_len(length) };
         if self.pinned.len() < MAX_PINNED_SLOTS {
             slot.split().freeze()
@@ -146,7 +145,7 @@ impl ReceiveBatch {
             for mut slot in std::mem::take(&mut self.pinned) {
                 if slot.try_reclaim(SLOT_SIZE) { self.spare.push(slot) } else { self.pinned.push(slot) }
             }
-            // More than one batch will never be needed at once.
+            // Never more than one batch is needed at once.
             self.spare.truncate(BATCH_SIZE);
         }
         self.taken = 0;
@@ -159,7 +158,7 @@ impl ReceiveBatch {
         }
     }
 
-    /// Chooses how many slots the next call offers.
+    /// Chooses the number of slots that the next call offers.
     fn adapt(&mut self) {
         self.small = if self.filled <= self.offered / 4 { self.small + 1 } else { 0 };
         if self.is_full() {
@@ -187,7 +186,7 @@ impl ReceiveBatch {
     }
 }
 
-/// An empty slot, made shareable now, so that its first datagram allocates nothing.
+/// Creates an empty slot that is already shareable, so that its first datagram allocates nothing.
 fn empty_slot() -> BytesMut {
     let mut slot = BytesMut::with_capacity(SLOT_SIZE);
     drop(slot.split());
@@ -237,7 +236,7 @@ mod tests {
             received.extend(batch.datagrams());
         }
         assert_eq!(sizes, [4, 8, 16, 32, 64, 64, 4]);
-        // And offers less again when little comes.
+        // It offers fewer again when little arrives.
         for (calls, offered) in [(64, 32), (64, 16), (64, 8), (64, 4), (200, 4)] {
             (0..calls).for_each(|_| assert!(batch.receive(receiver.as_fd()).is_err()));
             assert_eq!(batch.offered, offered);

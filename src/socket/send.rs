@@ -1,7 +1,7 @@
-//! A batch of datagrams out, each from the address that was asked, by `sendmmsg(2)`.
+//! Sends a batch of datagrams by `sendmmsg(2)`, each from the address that its request was sent to.
 //!
-//! One datagram that cannot be sent costs no other its place: `sendmmsg` stops at the first that fails, with a short
-//! count or (if it is the first of the call) with its errno; that one is skipped and the rest goes on.
+//! A datagram that cannot be sent does not affect the others: `sendmmsg` stops at the first that fails, with a short
+//! count or (if it is the first of the call) with its errno; that one is skipped and the rest is sent.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,16 +9,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::messages::Messages;
 use super::{BATCH_SIZE, Flow, Outgoing};
 
-/// How often a call that a signal interrupted is made again, before it counts as refused.
+/// The number of times that a call interrupted by a signal is repeated before its datagram counts as refused.
 const INTERRUPTIONS: u32 = 16;
 
-/// Sends queued datagrams, [`BATCH_SIZE`] a call.
+/// Sends queued datagrams, up to [`BATCH_SIZE`] per call.
 pub struct SendBatch {
     ipv6_socket: bool,
     messages: Messages,
 }
 
-/// The fate of a queued datagram.
+/// The outcome for a queued datagram.
 #[derive(Debug)]
 pub enum SendOutcome<'a, T = Outgoing> {
     /// The kernel took it.
@@ -28,17 +28,17 @@ pub enum SendOutcome<'a, T = Outgoing> {
 }
 
 impl SendBatch {
-    /// A batch for sockets of the family AF_INET6, or AF_INET.
+    /// Creates a batch for sockets of the family AF_INET6 or AF_INET.
     #[must_use]
     pub fn new(ipv6_socket: bool) -> Self {
         Self { ipv6_socket, messages: Messages::new() }
     }
 
-    /// Sends all of `queue`, in order, and reports what became of each; the queue holds afterwards what is left. `T` is
-    /// a datagram with whatever its sender wants to know of it afterwards.
+    /// Sends all of `queue`, in order, and reports the outcome for each datagram; those not sent or refused remain in
+    /// the queue. `T` is a datagram with anything that its sender needs to know about it in the report.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket's send buffer is full: what is left in the queue can be sent once there is room.
+    /// `WouldBlock` if the socket's send buffer is full: what remains in the queue can be sent once there is room.
     pub fn send<T: AsRef<Outgoing>>(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -70,14 +70,14 @@ impl SendBatch {
             let Flow { peer, destination } = &outgoing.flow;
             let name_length = self.messages.names[at].encode(*peer, self.ipv6_socket);
             let control_length = destination.as_ref().map_or(0, |asked| self.messages.controls[at].encode(asked));
-            // The kernel reads the payload only; iovec has no form for that.
+            // The kernel only reads the payload; iovec has no const form.
             let part =
                 libc::iovec { iov_base: outgoing.payload.as_ptr().cast_mut().cast(), iov_len: outgoing.payload.len() };
             self.messages.point(at, name_length, control_length, part);
         }
     }
 
-    /// How many were dealt with, and the error that asks to wait.
+    /// The number of datagrams dealt with, and the error if the caller has to wait.
     fn send_chunk<T>(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -94,7 +94,7 @@ impl SendBatch {
                     socket.as_raw_fd(),
                     headers.as_mut_ptr(),
                     headers.len() as libc::c_uint,
-                    // An int in the C library of GNU, unsigned in musl.
+                    // An int in glibc, unsigned in musl.
                     libc::MSG_DONTWAIT as _,
                 )
             };

@@ -1,6 +1,6 @@
 //! Socket addresses as the kernel reads and writes them (`sockaddr_in`, `sockaddr_in6`; ip(7), ipv6(7)).
 //!
-//! As plain bytes in safe code, so that this can be tested without a socket.
+//! They are handled as plain bytes in safe code, so that this can be tested without a socket.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -14,8 +14,7 @@ impl SockAddrBuffer {
     pub(super) const SIZE: usize = size_of::<libc::sockaddr_in6>();
     const SIZE_IPV4: usize = size_of::<libc::sockaddr_in>();
 
-    /// The address and how many of its bytes count, for a socket of the family AF_INET6 (where IPv4 is mapped) or
-    /// AF_INET.
+    /// Writes an address for a socket of the family AF_INET6 (with IPv4 in mapped form) or AF_INET; returns its length.
     pub(super) fn encode(&mut self, address: SocketAddr, ipv6_socket: bool) -> usize {
         let bytes = &mut self.0;
         bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
@@ -56,7 +55,7 @@ impl SockAddrBuffer {
     }
 }
 
-/// The address with an IPv4-mapped one in its IPv4 form, so that nobody has to see `::ffff:127.0.0.1`.
+/// Turns an IPv4-mapped address into its IPv4 form, so that nobody has to see `::ffff:127.0.0.1`.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {

@@ -1,4 +1,4 @@
-//! Waits on a thread that may, with a time limit that belongs to the call and not to the file.
+//! Waits that block the thread, with a time limit that belongs to the call and not to the file.
 //!
 //! SO_RCVTIMEO and O_NONBLOCK are properties that all threads of a socket share; `ppoll(2)` and MSG_DONTWAIT are not.
 
@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
-/// Waits until the socket has a datagram or an error, a pipe bytes or an end, for at most this time; returns whether it
-/// has. A signal ends the wait early, too.
+/// Waits, for at most this time, until a socket has a datagram or an error, or a pipe has bytes or has ended; returns
+/// whether that is so. A signal ends the wait early, too.
 ///
 /// # Errors
 /// The kernel cannot wait (`ppoll(2)`: no memory).
@@ -16,7 +16,7 @@ pub(crate) fn wait_readable(file: impl AsFd, limit: Option<Duration>) -> io::Res
     wait_for(libc::POLLIN, file, limit)
 }
 
-/// Waits until a pipe or a socket has room for some bytes, or an error, for at most this time; returns whether it has.
+/// Waits, for at most this time, until a pipe or a socket has room for some bytes, or an error; returns whether it has.
 ///
 /// # Errors
 /// Those of [`wait_readable`].
@@ -45,13 +45,13 @@ fn wait_for(events: libc::c_short, file: impl AsFd, limit: Option<Duration>) -> 
     Ok(ready > 0)
 }
 
-/// Receives a datagram that is there already, whether the socket blocks or not; says its length.
+/// Receives a datagram that has already arrived, whether the socket is blocking or not; returns its length.
 ///
 /// # Errors
-/// `WouldBlock` where there is none, else what the kernel says of the socket.
+/// `WouldBlock` if there is none, else the kernel's error.
 pub(crate) fn receive_now(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let descriptor = socket.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes to the buffer's bytes at most, which are alive and ours alone during the call.
+    // SAFETY: the kernel writes only within the buffer, which is alive and exclusively ours during the call.
     let length = unsafe { libc::recv(descriptor, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }

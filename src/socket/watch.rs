@@ -1,7 +1,7 @@
-//! Readiness of a socket, to be read from alone.
+//! The read readiness of a socket.
 //!
-//! tokio's own socket registers for both directions: every datagram that has left makes it writable once more, and
-//! wakes its loop.
+//! tokio's own socket registers for both directions: every datagram that leaves makes it writable again, which wakes
+//! its loop.
 
 use std::io;
 use std::net::UdpSocket;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Watches for datagrams, on the runtime that this is called on.
+/// Watches a socket for datagrams, on the current runtime.
 ///
 /// # Errors
 /// The runtime cannot watch it.

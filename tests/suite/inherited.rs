@@ -309,7 +309,7 @@ fn a_socket_unit_may_not_name_its_socket_as_a_kept_one_is_named() {
                 assert_eq!(finished.code(), Some(78), "{finished:?}");
                 let expected = format!(
                     "echo-udpd: FileDescriptorName={} of a socket unit is reserved: names that begin with kept- are \
-                     those of the daemon's own sockets; expected \"raw\", \"json\" or any other name",
+                     for the daemon's own sockets; expected \"raw\", \"json\" or any other name",
                     name.trim_start_matches("--fdname=")
                 );
                 assert_eq!(finished.err.lines().last(), Some(&*expected));
@@ -357,7 +357,8 @@ fn a_kept_socket_on_a_port_that_could_not_be_bound_again_is_served_with_a_warnin
         process.finish().err
     };
     let unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
-    let warning = "127.0.0.2:7 works only while systemd keeps the socket: after a stop or a boot it could not be bound";
+    let warning =
+        "127.0.0.2:7 works only while systemd keeps the socket: after a stop or a reboot it could not be bound";
     let warned = serve("127.0.0.2:7", &unprivileged);
     assert!(warned.contains(warning), "{warned}");
     for (address, wrapper) in [("127.0.0.2:9000", &unprivileged[..]), ("127.0.0.2:7", &[])] {

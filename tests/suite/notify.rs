@@ -178,7 +178,7 @@ fn no_status_is_longer_than_the_service_manager_takes() {
     let process = Running::start(&mut manager.watched(&command));
     let status = manager.wait_for("STATUS=");
     assert!(
-        status.contains(" (IPv4), protocol json: received 0, echoed 0; and 197 more; in all received 0, "),
+        status.contains(" (IPv4), protocol json: received 0, echoed 0; and 197 more; in total received 0, "),
         "{status}"
     );
     assert_eq!(manager.next(), "READY=1\n");
@@ -215,7 +215,7 @@ fn the_watchdog_hears_of_workers_that_can_receive_and_of_no_others() {
     let heard = retry(|| manager.socket.recv(&mut [0; 100]));
     assert!(heard.is_err(), "{heard:?}");
     let warning = daemon.wait_for_line("the watchdog is not fed");
-    assert!(warning.contains("WARN a worker has given no sign of life for "), "{warning}");
+    assert!(warning.contains("WARN a worker has not responded for "), "{warning}");
     daemon.process.end_child();
     let finished = daemon.process.finish();
     assert_eq!(finished.code(), Some(0));

@@ -76,7 +76,7 @@ fn check_looks_at_each_key_of_each_listener() {
         &format!("4:1: listen[2]: the key `address` is missing; expected a table such as {table}"),
         "5:13: listen[3].address: expected an address and a port, such as \"[::]:9000\" or \"192.0.2.1:9000\", not `7`",
         "5:16: listen[3].port: unknown key; a listener has address, protocol",
-        &format!("6:1: listen[4]: a listener with a protocol of its own is a table, such as {table}"),
+        &format!("6:1: listen[4]: a listener with its own protocol is a table, such as {table}"),
         "8:11: workers: expected a whole number from 0 to 256, not `300`",
     ];
     let expected = expected.map(|fault| format!("echo-udpd: {path}:{fault}")).join("\n");

@@ -447,7 +447,7 @@ fn check_warns_root_of_a_file_that_the_service_could_not_read() {
     for (mode, private) in [(format!("640 {file}"), format!("{file}")), (format!("700 {folder}"), format!("{folder}"))]
     {
         let warning = check(&mode);
-        assert!(warning.starts_with(&format!("echo-udpd: warning: not everybody may read {private}")), "{warning}");
+        assert!(warning.starts_with(&format!("echo-udpd: warning: not everyone can read {private}")), "{warning}");
         sh(format!("chmod 644 {file}")).success();
     }
     sh(format!("rm -r {folder}")).success();

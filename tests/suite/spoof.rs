@@ -263,7 +263,7 @@ fn one_source_gets_its_rate_and_the_log_says_what_to_set() {
         line.contains("WARN dropped ") && line.contains("; if it is trusted, raise rate-limit.per-second"),
         "{line}"
     );
-    daemon.wait_for_line("over the limit of error replies (error_limit) in the last second, e.g. 198.51.100.2:2");
+    daemon.wait_for_line("over the error reply limit (error_limit) in the last second, e.g. 198.51.100.2:2");
     // A source that was over its limits is in again after a while.
     let replied = counters.of("error_replies");
     wait_for("another error reply", || {
@@ -414,7 +414,7 @@ fn whoever_gets_no_reply_is_found_in_the_log() {
     let everyone: SocketAddr = ([10, 99, 255, 255], to.port()).into();
     for (from, to, each, summary) in [
         ("10.99.0.9:53", to, "source_port", "1 datagram from source ports that could loop (source_port)"),
-        ("240.0.0.1:40000", to, "source_address", "1 datagram from addresses that no client has (source_address)"),
+        ("240.0.0.1:40000", to, "source_address", "1 datagram from addresses that no client can have (source_address)"),
         ("10.99.0.9:40001", everyone, "destination", "1 datagram to broadcast or multicast addresses (destination)"),
         ("198.51.100.9:40000", to, "access", "1 datagram from sources that [access] denies (access)"),
     ] {
@@ -448,7 +448,7 @@ fn an_invalid_packet_is_logged_with_its_sender_and_content_and_whether_it_got_a_
         )
     };
     daemon.wait_for_line(&invalid(""));
-    daemon.wait_for_line(&invalid(", over the limit of error replies"));
+    daemon.wait_for_line(&invalid(", over the error reply limit"));
     daemon.reload("[reply]\ninvalid-json = 'ignore'");
     daemon.wait_for_line("settings reloaded");
     wire.send("10.99.0.9:41000".parse().unwrap(), to, b"non\x1bsense\n");

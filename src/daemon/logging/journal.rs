@@ -1,8 +1,7 @@
 //! journald's native protocol: an event becomes one datagram of fields.
 //!
-//! The protocol is that of systemd's JOURNAL_NATIVE_PROTOCOL document: `KEY=value` lines, or for a value with a
-//! newline the key, its length in 64 bits little-endian, and the value. No time of our own: journald stamps each
-//! entry.
+//! The protocol is that of systemd's JOURNAL_NATIVE_PROTOCOL document: `KEY=value` lines, or for a value with a newline
+//! the key, the value's length in 64 bits little-endian, and the value. An entry has no timestamp: journald adds it.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -22,17 +21,17 @@ use crate::printable::beginning;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The largest value of a field: a datagram to journald holds some 200 kB with the kernel's default send buffer.
+/// The largest value of a field; a datagram to journald holds about 200 kB with the kernel's default send buffer.
 const MAX_VALUE_BYTES: usize = 32 << 10;
 
-/// How long a process that ends waits for journald.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+/// How long a process that exits waits for journald.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// journald, as the writer's thread sees it.
 pub(super) struct Journal(UnixDatagram);
 
 impl Journal {
-    /// Fails where nobody listens.
+    /// Opens a socket to journald; fails if nothing is listening there.
     pub(super) fn open() -> io::Result<Self> {
         UnixDatagram::unbound()?.connect(SOCKET)?;
         // Unconnected, so that a journald that was restarted is found again.
@@ -54,17 +53,17 @@ impl Sink for Journal {
     }
 }
 
-/// Writes one error at once, past the queue.
+/// Writes one error at once, bypassing the queue.
 pub(super) fn write_error(message_id: &str, line: &str) -> io::Result<()> {
     let mut journal = Journal::open()?;
-    journal.0.set_write_timeout(Some(LAST_WORDS_WITHIN))?;
+    journal.0.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut entry = Entry::new(&Level::ERROR);
     entry.field("MESSAGE", line);
     entry.field("MESSAGE_ID", message_id);
     journal.write(&entry.0)
 }
 
-/// Turns events into entries, with the fields of the event as fields of the entry.
+/// Turns events into journal entries, the fields of the event into fields of the entry.
 pub(super) fn layer<S: Subscriber>(queue: Queue) -> impl Layer<S> {
     JournalLayer(queue)
 }
@@ -90,8 +89,8 @@ impl Entry {
         entry
     }
 
-    /// Adds a field; the name is of this program's own making, so it needs no check. A value that would not fit a
-    /// datagram with the others is cut.
+    /// Adds a field. The name comes from this program, so it needs no check. A value that would not fit in a datagram
+    /// with the others is cut.
     fn field(&mut self, name: &str, value: &str) {
         let value = beginning(value, MAX_VALUE_BYTES);
         self.0.extend(name.bytes().map(|byte| byte.to_ascii_uppercase()));
@@ -106,7 +105,7 @@ impl Entry {
     }
 }
 
-/// syslog(3): info is 6, what is finer 7.
+/// The priority of syslog(3); debug and trace are both 7.
 fn priority(level: &Level) -> &'static str {
     match *level {
         Level::ERROR => "3",
@@ -134,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_as_the_native_protocol_has_it() {
+    fn an_entry_follows_the_native_protocol() {
         let mut entry = Entry::new(&Level::INFO);
         entry.field("message", "one line");
         entry.field("DETAIL", "two\nlines");

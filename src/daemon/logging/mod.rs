@@ -1,7 +1,8 @@
-//! Where the log goes: events become records, records wait in a bounded queue, one thread writes them.
+//! Logging: events become records, records wait in a bounded queue, one thread writes them.
 //!
-//! Nothing that happens to the reader (a stopped journald, a pipe that nobody empties) reaches those who log: a
-//! record that does not fit the queue is dropped and counted, and the writer says how many once it can write again.
+//! Nothing that happens to the log's reader (a stopped journald, a pipe that nobody empties) delays those who log: a
+//! record that does not fit in the queue is dropped and counted, and the writer reports the number once it can write
+//! again.
 
 mod journal;
 mod queue;
@@ -26,8 +27,8 @@ use crate::printable::Printable;
 
 const IDENTIFIER: &str = "echo-udpd";
 
-/// How long the end of the process waits for the log's reader.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+/// How long a process that exits waits for the log's reader.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The log of this process.
 pub(super) struct Logging {
@@ -45,7 +46,7 @@ pub(super) enum LoggingError {
 }
 
 impl Logging {
-    /// Makes all events of this process go where the settings say; to standard error where journald is not there.
+    /// Sends all events of this process where the settings say, or to standard error if journald is not available.
     pub(super) fn start(target: LogTarget, level: LogLevel) -> Result<Self, LoggingError> {
         let to_journal = match target {
             LogTarget::Journald => true,
@@ -88,46 +89,47 @@ impl Logging {
         let _ = self.level.reload(targets(level));
     }
 
-    /// Lines that were dropped since the start because the reader did not keep up.
+    /// The number of lines dropped since the start because the reader did not keep up.
     pub(super) fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
 }
 
-/// The log is written when this goes, also while a panic unwinds.
+/// Writes what is still queued, also while a panic unwinds.
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.queue.flush(WRITTEN_WITHIN);
+        self.queue.flush(WRITE_TIMEOUT);
     }
 }
 
-/// Says why the process ends, log or no log: to journald when standard error is connected to it, else there.
+/// Reports why the process ends, with or without a log: to journald if standard error is connected to it, else to
+/// standard error.
 pub(super) fn report_fatal(lines: &[String]) {
-    let mut left = lines;
+    let mut remaining = lines;
     if stderr_is_the_journal() {
-        while let [line, more @ ..] = left
+        while let [line, more @ ..] = remaining
             && journal::write_error(message_id::FAILED, line).is_ok()
         {
-            left = more;
+            remaining = more;
         }
     }
-    if !left.is_empty() {
-        stderr::write(&left.iter().map(|line| format!("{IDENTIFIER}: {line}\n")).collect::<String>());
+    if !remaining.is_empty() {
+        stderr::write(&remaining.iter().map(|line| format!("{IDENTIFIER}: {line}\n")).collect::<String>());
     }
 }
 
-/// Writes a line that is no reason to end.
+/// Writes a warning to standard error.
 pub(super) fn warn_on_stderr(line: &str) {
     stderr::write(&format!("{IDENTIFIER}: warning: {line}\n"));
 }
 
-/// Says what is wrong with the command line, with the usage and a hint.
+/// Writes what is wrong with the command line, with the usage and a hint.
 pub(super) fn write_usage(error: &clap::Error) {
     let text = error.render();
     stderr::write(&if stderr::has_colour() { text.ansi().to_string() } else { text.to_string() });
 }
 
-/// Our own events from this level on, and from the libraries below us what is at least a warning.
+/// Our own events at this level and above; of the libraries below us only warnings and errors.
 fn targets(level: LogLevel) -> Targets {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -139,7 +141,7 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("echo_udpd", level)
 }
 
-/// Returns whether `JOURNAL_STREAM` names the very file that stderr is: systemd.exec(5).
+/// Returns whether standard error is the file that `JOURNAL_STREAM` names (systemd.exec(5)).
 pub(super) fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
@@ -154,7 +156,7 @@ mod tests {
     use super::queue::Sink;
     use super::*;
 
-    /// A reader that takes its time.
+    /// A slow reader.
     struct Slow(Sender<Vec<u8>>);
 
     impl Sink for Slow {

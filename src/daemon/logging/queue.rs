@@ -7,25 +7,25 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Records that wait at most; each is a few hundred bytes, and the largest some 50 kB.
+/// The most records that wait; each is a few hundred bytes, the largest about 50 kB.
 const CAPACITY: usize = 4096;
 
-/// Where records are written to; may block as long as it likes.
+/// The destination of records; it may block for any time.
 pub(super) trait Sink: Send + 'static {
     /// Writes one record.
     fn write(&mut self, record: &[u8]) -> io::Result<()>;
 
-    /// The record that says how many were dropped.
+    /// The record that reports how many records were dropped.
     fn dropped(&self, count: u64) -> Vec<u8>;
 }
 
 enum Item {
     Record(Vec<u8>),
-    /// Everything before it is written once the sender is dropped.
+    /// A mark whose sender is dropped once everything before it is written.
     Mark(#[expect(dead_code, reason = "being dropped is its message")] SyncSender<()>),
 }
 
-/// The side of those who log: never waits.
+/// The side of those who log; it never waits.
 #[derive(Clone)]
 pub(super) struct Queue {
     records: SyncSender<Item>,
@@ -34,7 +34,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Drops {
-    /// Not reported yet.
+    /// Drops that are not reported yet.
     unreported: AtomicU64,
     total: AtomicU64,
 }
@@ -60,7 +60,7 @@ impl Queue {
         self.drops.total.load(Relaxed)
     }
 
-    /// Waits until what was queued is written, but not longer than this.
+    /// Waits until everything queued is written, but no longer than this.
     pub(super) fn flush(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let (mark, written) = sync_channel(0);
@@ -103,7 +103,7 @@ impl<S: Sink> Writer<S> {
         }
     }
 
-    /// Says how many were dropped, now that something could be written.
+    /// Reports the number of drops, now that something could be written.
     fn report_drops(&mut self) {
         let unreported = self.drops.unreported.swap(0, Relaxed);
         if unreported > 0 && self.sink.write(&self.sink.dropped(unreported)).is_err() {
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that reads only when told to.
+    /// A reader that reads only when it is allowed to.
     struct Held {
         allowed: Receiver<()>,
         written: Sender<String>,
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_reader_holds_nobody_and_the_drops_are_counted_exactly() {
+    fn a_stalled_reader_blocks_nobody_and_the_drops_are_counted_exactly() {
         let (allow, allowed) = channel();
         let (written, lines) = channel();
         let queue = Queue::start(Held { allowed, written }).unwrap();

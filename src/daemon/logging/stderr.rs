@@ -1,4 +1,4 @@
-//! Standard error: whether it shows colours, and text for it from a process that must go on whatever reads it.
+//! Standard error: whether it shows colours, and writing to it without waiting for its reader.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use crate::socket::wait_writable;
 
-/// How long a reader that does not read can delay the end of the process.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+/// How long a reader that does not read can delay the process.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The bytes that any pipe, socket or terminal with room takes without waiting; a pipe takes PIPE_BUF (pipe(7)).
+/// The bytes that any writable pipe, socket or terminal takes without waiting; a pipe takes PIPE_BUF (pipe(7)).
 const ALWAYS_FITS: usize = 512;
 
-/// Returns whether it is a terminal that shows colours.
+/// Returns whether standard error is a terminal that shows colours.
 pub(super) fn has_colour() -> bool {
     let variable = |name| std::env::var_os(name).unwrap_or_default();
     io::stderr().is_terminal() && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb"
 }
 
-/// Writes text, waiting a bounded time; nobody is left to tell where it fails.
+/// Writes text, waiting a bounded time. A failure is ignored: there is nowhere left to report it.
 pub(super) fn write(text: &str) {
     let text = Arc::<str>::from(text);
     let (written, wait) = channel::<()>();
@@ -34,15 +34,15 @@ pub(super) fn write(text: &str) {
         }
     });
     match writer {
-        // Disconnected: written. Timed out: nobody reads.
-        Ok(_) => drop(wait.recv_timeout(WRITTEN_WITHIN)),
+        // Disconnected: written. Timed out: nobody is reading.
+        Ok(_) => drop(wait.recv_timeout(WRITE_TIMEOUT)),
         Err(_) => drop(write_without_thread(text.as_bytes())),
     }
 }
 
-/// Writes as long as there is room, past the lock, which a thread that waits for the reader may hold.
+/// Writes while there is room, bypassing the lock, which a thread that waits for the reader may hold.
 fn write_without_thread(text: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + WRITTEN_WITHIN;
+    let deadline = Instant::now() + WRITE_TIMEOUT;
     let mut stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     for piece in text.chunks(ALWAYS_FITS) {
         while !wait_writable(&stderr, Some(deadline.saturating_duration_since(Instant::now())))? {

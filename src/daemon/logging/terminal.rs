@@ -1,4 +1,4 @@
-//! The readable log on standard error: time, level and message; colour where a terminal shows it.
+//! The human-readable log on standard error: time, level and message, in colour on a terminal that shows it.
 
 use std::io::{self, Write};
 
@@ -24,7 +24,7 @@ impl Sink for Stderr {
     }
 }
 
-/// Shows an event as its message, which says all; the fields are for journald.
+/// Shows an event as its message, which is complete; the fields are for journald.
 pub(super) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(queue: Queue, colour: bool) -> impl Layer<S> {
     let message_alone = debug_fn(|writer, field, value| match field.name() {
         "message" => write!(writer, "{value:?}"),
@@ -33,7 +33,7 @@ pub(super) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(queue: Queue, colour
     fmt_layer().with_writer(Lines(queue)).with_ansi(colour).with_target(false).fmt_fields(message_alone)
 }
 
-/// Hands each formatted event to the queue.
+/// Passes each formatted event to the queue.
 struct Lines(Queue);
 
 impl<'a> MakeWriter<'a> for Lines {

@@ -1,8 +1,8 @@
-//! Finds everything that is wrong in the text of a settings file, once it is known that something is.
+//! Finds everything that is wrong in the text of a settings file that could not be read.
 //!
-//! Each key is read by itself, in the order of the file, so that one fault hides no other. What the keys are, and of
-//! which kind their values, is taken from the defaults: every setting has one. The time is linear in the length of
-//! the text, whatever it holds.
+//! Each key is read by itself, in the order of the file, so that no fault hides another. The keys and the kinds of
+//! their values are taken from the defaults: every setting has one. The time is linear in the length of the text,
+//! whatever it contains.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use super::faults::{Faults, MAX_SHOWN, quoted};
 use super::{ListenEntry, Settings, keys, listen, syntax};
 use crate::admission::MAX_REFILL_SECONDS;
 
-/// Everything that is wrong in a text that is not a valid settings file.
+/// Finds everything that is wrong in a text that is not a valid settings file.
 pub(super) fn faults(text: &str) -> Faults {
     let (document, errors) = DeTable::parse_recoverable(text);
     let known = toml::Table::try_from(Settings::default()).unwrap_or_default();
@@ -28,7 +28,7 @@ pub(super) fn faults(text: &str) -> Faults {
         spoilt: Vec::new(),
         end: text.len(),
     };
-    // What toml makes of a broken text is worth a look only where nothing but values is broken.
+    // The document that toml makes of a broken text is worth checking only if nothing but values is broken.
     if errors.is_empty() || syntax::report(&mut diagnosis, document.get_ref(), &errors) {
         diagnosis.room = MAX_SHOWN;
         diagnosis.table(&[], &known, document.get_ref());
@@ -47,13 +47,14 @@ pub(super) struct Diagnosis<'t> {
     pub(super) known: &'t toml::Table,
     /// Each message with the byte where its fault is.
     found: Vec<(usize, String)>,
-    /// The number of faults that still get a message: each pass over the file may find the first ones in it.
+    /// The number of faults that still get a message; each pass over the file starts with the full number, since it may
+    /// find the first faults of the file.
     room: usize,
     /// The number of faults without a message.
     more: usize,
-    /// The places, in ascending order, of values that are not TOML: what toml made of them is not looked at.
+    /// The places, in ascending order, of values that are not TOML: what toml made of them is not checked.
     pub(super) spoilt: Vec<usize>,
-    /// The end of what is looked at: keys beyond it belong to something that is not closed.
+    /// The end of what is checked: keys beyond it belong to a list or table that is not closed.
     pub(super) end: usize,
 }
 
@@ -70,7 +71,7 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Looks at each key of a table.
+    /// Checks each key of a table.
     fn table(&mut self, path: &[&str], known: &toml::Table, table: &DeTable<'_>) {
         for (key, value) in in_order_of_the_file(table) {
             let (at, key) = (key.span().start, &**key.get_ref());
@@ -90,7 +91,7 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Looks at the value of a key.
+    /// Checks the value of a key.
     fn value(&mut self, path: &[&str], default: &toml::Value, value: &Spanned<DeValue<'_>>) {
         match (default, value.get_ref()) {
             (toml::Value::Array(_), DeValue::Array(list)) => self.list(path, default, value, list),
@@ -105,7 +106,7 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Looks at each element of a list; where each is good by itself, for the first that does not go with the others.
+    /// Checks each element of a list; if each is valid by itself, finds the first that conflicts with an earlier one.
     fn list(&mut self, path: &[&str], default: &toml::Value, value: &Spanned<DeValue<'_>>, list: &DeArray<'_>) {
         if self.judge(path, default, value).is_none() {
             return;
@@ -127,7 +128,7 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Looks at an element of a list, or at the only one that stands without a list; says whether it is good.
+    /// Checks an element of a list, or a single one without a list; returns whether it is valid.
     fn element(
         &mut self,
         path: &[&str],
@@ -143,7 +144,7 @@ impl Diagnosis<'_> {
         false
     }
 
-    /// Looks at the table of a listener; says whether it is good.
+    /// Checks the table of a listener; returns whether it is valid.
     fn listener(
         &mut self,
         number: Option<usize>,
@@ -160,7 +161,7 @@ impl Diagnosis<'_> {
             }
             let (key_at, key) = (key.span().start, &**key.get_ref());
             if !ListenEntry::KEYS.contains(&key) {
-                // It may be the address, misspelt.
+                // This may be `address`, misspelt.
                 is_complete = true;
                 is_good = false;
                 self.note(key_at, |_| keys::unknown_of_listener(&name(), key));
@@ -177,7 +178,7 @@ impl Diagnosis<'_> {
         is_good && is_complete
     }
 
-    /// Says what is wrong with a value, in plain words.
+    /// Explains what is wrong with a value, in plain words; `None` if nothing is.
     fn judge(&self, path: &[&str], default: &toml::Value, value: &Spanned<DeValue<'_>>) -> Option<String> {
         let message = self.judge_as(default, value, |value| read(path, value))?;
         if default.is_table() {
@@ -186,7 +187,8 @@ impl Diagnosis<'_> {
         Some(message)
     }
 
-    /// Says what is wrong with text in place of a key's value, or of an element of it; nothing where there is no key.
+    /// Explains what would be wrong with this text as a key's value, or as an element of it; `None` if there is no such
+    /// key.
     pub(super) fn judge_text(&self, path: &[&str], place: Range<usize>, text: &str) -> Option<Result<(), String>> {
         let text = Spanned::new(place, DeValue::String(text.to_owned().into()));
         let message = match (path, self.default_of(path)) {
@@ -206,7 +208,7 @@ impl Diagnosis<'_> {
         rest.iter().try_fold(self.known.get(*first)?, |table, &key| table.get(key))
     }
 
-    /// Says what is wrong with a value that is read in this way.
+    /// Explains what is wrong with a value that `read` reads; `None` if nothing is.
     fn judge_as(
         &self,
         default: &toml::Value,
@@ -215,7 +217,7 @@ impl Diagnosis<'_> {
     ) -> Option<String> {
         let error = read(value).err()?;
         let message = error.message();
-        // These say little of what is expected; the same as text says more.
+        // These say little about what is expected; the message about the same value as text says more.
         let says_little = message.ends_with("overflowed")
             || message.ends_with("expected text in quotes")
             || value.get_ref().is_datetime();
@@ -231,12 +233,12 @@ impl Diagnosis<'_> {
     /// The text of a value as a message shows it.
     fn found(&self, value: &Spanned<DeValue<'_>>) -> String {
         let source = self.source(value);
-        // The source of a table that a dotted key or a header makes is its name.
+        // The source of a table made by a dotted key or a header is its name.
         let is_named = value.get_ref().is_table() && !source.starts_with('{');
         if is_named { "a table".to_owned() } else { quoted(source) }
     }
 
-    /// Looks at the one rule that binds two keys.
+    /// Checks the one rule that involves two keys.
     fn burst(&mut self, document: &DeTable<'_>) {
         let Some(table) = document.get("rate-limit") else { return };
         let Ok(Settings { rate_limit, .. }) = read(&["rate-limit"], table) else { return };
@@ -267,7 +269,7 @@ fn in_order_of_the_file<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Spanned<DeSt
     entries
 }
 
-/// The settings of a file that has this one value.
+/// Reads a file that contains this one value.
 fn read(path: &[&str], value: &Spanned<DeValue<'_>>) -> Result<Settings, toml::de::Error> {
     let mut document = value.clone();
     for &key in path.iter().rev() {
@@ -278,12 +280,12 @@ fn read(path: &[&str], value: &Spanned<DeValue<'_>>) -> Result<Settings, toml::d
     Settings::deserialize(document.into_deserializer())
 }
 
-/// The settings of a file that has a list of this one element.
+/// Reads a file that contains a list of this one element.
 fn read_element(path: &[&str], element: &Spanned<DeValue<'_>>) -> Result<Settings, toml::de::Error> {
     read(path, &list_of(std::slice::from_ref(element)))
 }
 
-/// The settings of a file that has one listener, a table with this key.
+/// Reads a file that contains one listener, a table with this key.
 fn read_listener(key: &str, value: &Spanned<DeValue<'_>>) -> Result<Settings, toml::de::Error> {
     let mut table = DeTable::new();
     let address = Spanned::new(0..0, DeValue::String("[::]:0".into()));
@@ -304,9 +306,9 @@ fn as_text<'i>(value: &Spanned<DeValue<'i>>, source: &str) -> Spanned<DeValue<'i
     Spanned::new(value.span(), DeValue::String(source.to_owned().into()))
 }
 
-/// Puts a message of serde in an operator's words, with what stands in the file.
+/// Puts a message of serde in an operator's words, with the text of the file.
 fn in_plain_words(message: &str, default: &toml::Value, found: &str) -> String {
-    // Of serde's "invalid type: .., expected .." the latter part is ours.
+    // In serde's "invalid type: .., expected .." the second part is ours.
     let form = message.strip_prefix("expected ").or_else(|| {
         let is_serdes = message.starts_with("invalid type: ") || message.starts_with("invalid value: ");
         message.rsplit_once(", expected ").filter(|_| is_serdes).map(|(_, expected)| expected)
@@ -363,7 +365,7 @@ deny = 'x'
     }
 
     #[test]
-    fn a_key_that_does_not_exist_gets_the_one_that_was_meant() {
+    fn an_unknown_key_gets_the_one_that_was_meant() {
         for (text, expected) in [
             ("receive_buffer_bytes = 1", "receive_buffer_bytes: unknown key; did you mean `receive-buffer-bytes`?"),
             ("Workers = 1", "Workers: unknown key; did you mean `workers`?"),
@@ -397,7 +399,7 @@ deny = 'x'
     }
 
     #[test]
-    fn an_address_that_does_not_go_with_an_earlier_one_is_shown_where_it_is() {
+    fn an_address_that_conflicts_with_an_earlier_one_is_shown_where_it_is() {
         let text = "listen = [\n  '[::]:1',\n  '[::]:2',\n  '127.0.0.1:1',\n  '0.0.0.0:2',\n]";
         assert_eq!(lines(text), ["4:3: listen: `[::]:1` includes `127.0.0.1:1`: list one of them"]);
         assert_eq!(lines("listen = ['[::]:1', '[::]:1']"), ["1:21: listen: `[::]:1` is listed twice"]);
@@ -414,7 +416,7 @@ deny = 'x'
     const NO_PORTS: &str = "expected a port or a range of ports from 0 to 65535, such as 1900 or \"1-1023\"";
 
     #[test]
-    fn a_value_of_a_wrong_type_is_told_what_is_expected() {
+    fn the_message_about_a_wrong_type_says_what_is_expected() {
         for (text, expected) in [
             (
                 "[access]\ndeny-source-ports = ['1', 190000, -1]",
@@ -447,7 +449,7 @@ deny = 'x'
     }
 
     #[test]
-    fn each_key_of_each_listener_is_looked_at() {
+    fn each_key_of_each_listener_is_checked() {
         let text = "listen = [
     'raw:[::]:7',
     { adress = '[::]:7', protocol = 'rwa' },
@@ -463,7 +465,7 @@ workers = 300";
         assert_eq!(
             lines(text),
             [
-                format!("2:5: listen[0]: a listener with a protocol of its own is a table, such as {table}"),
+                format!("2:5: listen[0]: a listener with its own protocol is a table, such as {table}"),
                 "3:7: listen[1].adress: unknown key; did you mean `address`?".into(),
                 "3:37: listen[1].protocol: expected \"json\" or \"raw\", not 'rwa'".into(),
                 format!("4:5: listen[2]: the key `address` is missing; expected a table such as {table}"),
@@ -498,7 +500,7 @@ workers = 300";
     }
 
     #[test]
-    fn a_prefix_that_is_too_long_is_told_the_limit() {
+    fn the_message_about_a_prefix_that_is_too_long_names_the_limit() {
         let text = "[access]\nallow = ['10.0.0.0/33', '::/129', '10.0.0.0/999']";
         let bits = |family: &str, bits| format!("an {family} prefix has at most {bits} bits");
         assert_eq!(
@@ -578,7 +580,7 @@ workers = 300";
     #[test]
     fn the_time_is_linear_in_the_length_of_a_hostile_text() {
         let length = 1 << 18;
-        let begun = std::time::Instant::now();
+        let start = std::time::Instant::now();
         for piece in ["1,", "[[]],", "'x',", "'127.0.0.1:1',", "{},", "{a=1},", "{address='127.0.0.1:1'},"] {
             let more = faults(&format!("listen = [{}]", piece.repeat(length / piece.len()))).len();
             assert!(more > 1 || piece.contains(':'), "{piece}");
@@ -588,7 +590,7 @@ workers = 300";
         }
         faults(&format!("listen = [{}]", "{address=x},".repeat(length / 12)));
         faults(&format!("listen = [{}", "{address='x'\n,".repeat(length / 14)));
-        // Some seconds on a busy machine without optimisation; hours if it were quadratic.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
+        // A few seconds on a busy machine without optimisation; hours if it were quadratic.
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", start.elapsed());
     }
 }

@@ -1,4 +1,4 @@
-//! The faults of a settings file: a list of them, each on one line, each with its place.
+//! The faults of a settings file: a list, each on one line with its line and column.
 
 use std::fmt;
 use std::path::Path;
@@ -113,7 +113,7 @@ pub(super) fn cut(pieces: impl IntoIterator<Item = String>) -> String {
     let mut room = MAX_QUOTED;
     for piece in pieces {
         match room.checked_sub(piece.chars().count()) {
-            Some(left) => room = left,
+            Some(remaining) => room = remaining,
             None => return shown + "...",
         }
         shown.push_str(&piece);

@@ -18,11 +18,11 @@ use crate::handler::RequestLogSettings;
 pub struct Settings {
     /// Addresses and ports to listen on, each with its protocol.
     pub listen: Listen,
-    /// Threads that serve; 0 = one per CPU.
+    /// The number of worker threads; 0 = one per CPU.
     pub workers: Whole<0, 256>,
-    /// Receive buffer to ask for, for each socket.
+    /// Receive buffer to request for each socket.
     pub receive_buffer_bytes: BufferSize,
-    /// Send buffer to ask for, for each socket.
+    /// Send buffer to request for each socket.
     pub send_buffer_bytes: BufferSize,
     /// The replies.
     pub reply: Reply,
@@ -56,7 +56,7 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Reply {
-    /// The form of a valid datagram, where a listener has none of its own.
+    /// The protocol of listeners that do not name one.
     pub protocol: Protocol,
     /// The reply to datagrams that are not JSON.
     pub invalid_json: InvalidJson,
@@ -76,11 +76,11 @@ pub struct Log {
     pub target: LogTarget,
     /// The least severe level that is logged.
     pub level: LogLevel,
-    /// A line for each request.
+    /// Logs a line for each request.
     pub requests: bool,
-    /// Lines of requests per second, on average; 0 = no limit.
+    /// Request lines per second, on average; 0 = no limit.
     pub requests_per_second: Whole<0, 1_000_000>,
-    /// Bytes of such a line that show the payload.
+    /// The most bytes of payload that such a line shows.
     pub max_payload_bytes: Whole<16, 16_384>,
 }
 
@@ -112,7 +112,7 @@ pub struct Access {
 
 impl Default for Access {
     fn default() -> Self {
-        // Services that answer anything, and so could loop with this one.
+        // Services that reply to anything, and so could loop with this one.
         let ports = [1..=1023, 1900..=1900, 2049..=2049, 3702..=3702, 5353..=5353, 11_211..=11_211];
         Self { allow: List::of([]), deny: List::of([]), deny_source_ports: List::of(ports.map(PortRange)) }
     }
@@ -122,19 +122,19 @@ impl Default for Access {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct RateLimit {
-    /// Tokens that one source gains each second; 0 = off.
+    /// Tokens that one source gains per second; 0 = off.
     pub per_second: Whole<0, 100_000>,
     /// Tokens that it may spend at once: enough for the largest datagram, few enough to refill in time.
     pub burst: Whole<0, 30_000_000>,
-    /// Datagrams of all sources together each second; 0 = off.
+    /// Datagrams per second from all sources together; 0 = off.
     pub total_per_second: Whole<0, 10_000_000>,
-    /// Bits of an IPv4 address that make one source.
+    /// Leading bits of an IPv4 address that identify a source.
     pub ipv4_prefix: Whole<1, 32>,
-    /// Bits of an IPv6 address that make one source.
+    /// Leading bits of an IPv6 address that identify a source.
     pub ipv6_prefix: Whole<1, 128>,
-    /// Sources without a limit.
+    /// Sources exempt from the limit.
     pub exempt: List<Prefix, 1024>,
-    /// Error replies to one source each second; 0 = no limit.
+    /// Error replies per second to one source; 0 = no limit.
     pub error_replies_per_second: Whole<0, 100>,
 }
 

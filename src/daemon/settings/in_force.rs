@@ -14,23 +14,23 @@ use crate::handler::RequestLogSettings;
 pub struct Fixed {
     /// Addresses and ports, each with its protocol.
     pub listen: Listen,
-    /// Threads that serve; 0 = one per CPU.
+    /// The number of worker threads; 0 = one per CPU.
     pub workers: Whole<0, 256>,
     /// Receive buffer of each socket.
     pub receive_buffer_bytes: BufferSize,
     /// Send buffer of each socket.
     pub send_buffer_bytes: BufferSize,
-    /// The protocol of listeners that have none of their own.
+    /// The protocol of listeners that do not name one.
     pub protocol: Protocol,
     /// Where the log goes.
     pub log_target: LogTarget,
 }
 
 impl Fixed {
-    /// The keys whose new values only a restart would put in force.
+    /// The keys whose new values take effect only after a restart.
     ///
-    /// `passed` holds, for each socket that a socket unit passed, the protocol that its name says, if any. Where there
-    /// are such sockets `listen` is ignored, now and at the next start.
+    /// `passed` has, for each socket that a socket unit passed, the protocol that its name specifies, if any. If there
+    /// are such sockets, `listen` is ignored, now and at the next start.
     #[must_use]
     pub fn differences(&self, other: &Self, passed: &[Option<Protocol>]) -> Vec<&'static str> {
         let (listen, protocol) = self.listener_differences(other, passed);
@@ -57,7 +57,7 @@ impl Fixed {
         if same(&self.listen, self.protocol, &other.listen, other.protocol) {
             return (false, false);
         }
-        // First the one changes, then the other.
+        // As if first `listen` changed, and then `reply.protocol`.
         let listen = !same(&self.listen, self.protocol, &other.listen, self.protocol);
         let protocol = !same(&other.listen, self.protocol, &other.listen, other.protocol);
         (listen, protocol)
@@ -71,7 +71,7 @@ pub struct Reloadable {
     pub invalid_json: InvalidJson,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
-    /// The lines of requests.
+    /// The request lines.
     pub request_log: RequestLogSettings,
     /// The sources that get replies, and their rate.
     pub policy: Policy,
@@ -106,7 +106,7 @@ impl Settings {
         }
     }
 
-    /// The number of threads that serve: one per CPU where `workers` is 0.
+    /// The number of worker threads: one per CPU if `workers` is 0.
     #[must_use]
     pub fn worker_count(&self) -> usize {
         match self.workers.value() {

@@ -1,4 +1,4 @@
-//! Keys in messages: how a key is shown, and which one an unknown key was meant to be.
+//! Keys in messages: how a key is shown, and which key was meant by an unknown one.
 
 use super::ListenEntry;
 use super::faults::{cut, printable};

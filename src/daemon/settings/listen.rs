@@ -1,8 +1,8 @@
 //! The setting `listen`: the addresses that can be bound side by side, each with its protocol.
 //!
-//! What passes here can be bound, as far as that is for the settings to say. An address that is not the host's yet, an
-//! interface that is missing or has two names, a port that is taken or one that needs a privilege: that shows only when
-//! it is bound.
+//! What is accepted here can be bound, as far as the settings alone can tell. An address that the host does not have
+//! yet, an interface that is missing or has two names, a port that is taken or needs a privilege: that shows only when
+//! the address is bound.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -69,7 +69,7 @@ impl Listen {
         self.with_default(protocol).map(|(address, protocol)| Ok((address.resolve()?, protocol))).collect()
     }
 
-    /// An address of a socket, with its interface as these settings write it.
+    /// The address of a socket, with its interface as it is written in these settings.
     pub(in crate::daemon) fn shown(&self, bound: SocketAddr) -> ListenAddress {
         let mut shown = ListenAddress::from(bound);
         if shown.interface.is_some() {
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
-/// One listener: an address, and its protocol unless that is the one of `reply.protocol`.
+/// One listener: an address, and its protocol unless that is `reply.protocol`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenEntry {
     /// The address.
@@ -171,7 +171,7 @@ impl Serialize for ListenEntry {
     }
 }
 
-/// The table of a listener, as it is shown to those who write one.
+/// An example of a listener's table, for messages.
 pub(super) const EXAMPLE: &str = "{ address = \"[::]:7\", protocol = \"raw\" }";
 
 /// Listeners that cannot be bound, or cannot be bound together.
@@ -183,8 +183,8 @@ pub enum ListenError {
     /// The name before the address is not a protocol.
     #[error("expected {} before the address, not `{}`", Protocol::expected(), .0.escape_debug())]
     UnknownProtocol(String),
-    /// The form of the command line in the settings file, where a protocol is a key.
-    #[error("a listener with a protocol of its own is a table, such as {EXAMPLE}")]
+    /// The form of the command line, used in the settings file, where the protocol is a key.
+    #[error("a listener with its own protocol is a table, such as {EXAMPLE}")]
     NeedsTable,
     /// No address.
     #[error("expected at least one address, such as [\"[::]:9000\"]")]
@@ -226,7 +226,7 @@ impl ListenError {
 mod tests {
     use super::*;
 
-    /// Listeners as the command line has them.
+    /// Listeners in the form of the command line.
     fn listen(texts: &[&str]) -> Result<Listen, String> {
         let entries = texts.iter().map(|text| text.parse()).collect::<Result<_, ListenError>>();
         entries.and_then(Listen::new).map_err(|error| error.to_string())

@@ -1,6 +1,6 @@
-//! One address to listen on: how it is written, and which no server can listen on.
+//! One address to listen on: its written form, and the addresses that no server can listen on.
 //!
-//! An interface is kept as it is written and looked up when it is bound: it may come and go.
+//! An interface is kept as it is written and looked up when the address is bound: interfaces come and go.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -30,7 +30,7 @@ impl ListenAddress {
     /// The address as a socket takes it, with the index that its interface has now.
     ///
     /// # Errors
-    /// There is no such interface now.
+    /// The interface does not exist now.
     pub fn resolve(&self) -> Result<SocketAddr, BindError> {
         let (IpAddr::V6(ip), Some(interface)) = (self.ip, &self.interface) else {
             return Ok(SocketAddr::new(self.ip, self.port));
@@ -41,7 +41,7 @@ impl ListenAddress {
         Ok(SocketAddrV6::new(ip, self.port, 0, scope).into())
     }
 
-    /// Fails where no server can listen on this address.
+    /// Fails if no server can listen on this address.
     pub(super) fn check(&self) -> Result<(), ListenAddressError> {
         let takes_interface = matches!(self.ip.to_canonical(), IpAddr::V6(ip) if ip.is_unicast_link_local());
         match self.ip.to_canonical() {
@@ -89,7 +89,7 @@ impl FromStr for ListenAddress {
         if !is_interface_name(interface) {
             return Err(ListenAddressError::InterfaceName(interface.to_owned()));
         }
-        // Number 0 stands for none.
+        // Number 0 means no interface.
         let interface = Some(interface.to_owned()).filter(|name| name.parse() != Ok(0));
         Ok(Self { ip: ip.into(), port, interface })
     }
@@ -102,8 +102,8 @@ fn split_interface(text: &str) -> Option<(&str, &str, &str)> {
     Some((ip, interface, port))
 }
 
-/// Returns whether an interface may have this name (`dev_valid_name` in the kernel's `net/core/dev.c`), and a line of
-/// the log can show it.
+/// Returns whether an interface may have this name (`dev_valid_name` in the kernel's `net/core/dev.c`) and a log line
+/// can show it.
 fn is_interface_name(name: &str) -> bool {
     (1..=MAX_INTERFACE_NAME).contains(&name.len())
         && !matches!(name, "." | "..")
@@ -120,7 +120,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// The index of a link-local address's interface; 0 = none is named.
+/// The index of a link-local address's interface; 0 = none.
 pub(super) fn scope(address: SocketAddr) -> u32 {
     if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 }
 }

@@ -1,8 +1,8 @@
-//! The settings file: TOML to settings that are valid by construction, and back.
+//! The settings file: from TOML to settings that are valid by construction, and back.
 //!
-//! Every table refuses unknown keys; each kind of value is a type that holds only what makes sense. Defaults stand in
-//! the `Default` of each table; a test holds the shipped file against them. [`Fixed`] needs a restart to change,
-//! [`Reloadable`] takes effect on reload.
+//! Every table refuses unknown keys; each kind of value is a type that cannot hold an invalid one. The defaults are in
+//! the `Default` of each table; a test compares the shipped file with them. [`Fixed`] settings need a restart to
+//! change, [`Reloadable`] ones take effect on reload.
 
 mod diagnosis;
 mod faults;

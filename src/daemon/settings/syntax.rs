@@ -1,4 +1,4 @@
-//! Text that is not TOML: what is wrong with it in an operator's words, with the key where there is one.
+//! Text that is not TOML: explains what is wrong with it in an operator's words, with the key if there is one.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use super::diagnosis::Diagnosis;
 use super::faults::{printable, quoted};
 use super::{keys, listen};
 
-/// Notes the errors of a text, one for each line that has any; says whether nothing but values is broken.
+/// Notes the errors of a text, one for each line that has any; returns whether nothing but values is broken.
 ///
-/// `document` is what toml made of the text all the same.
+/// `document` is what toml made of the text in spite of them.
 pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, errors: &[Error]) -> bool {
     let text = diagnosis.text;
     let mut errors: Vec<_> = errors.iter().map(|error| (start(text, error), error)).collect();
@@ -54,10 +54,10 @@ pub(super) fn report(diagnosis: &mut Diagnosis<'_>, document: &DeTable<'_>, erro
     only_values
 }
 
-/// Finds the list or inline table that runs to the end of the text because a bracket or brace is missing, and says
-/// which; drops the errors that follow from it.
+/// Finds the list or inline table that runs to the end of the text because a bracket or brace is missing, and returns
+/// it with the missing character; removes the errors that follow from it.
 ///
-/// Where a string in it is not closed either, that is the fault.
+/// If a string in it is not closed either, that is the fault.
 fn cut_at_unclosed<'v, 'd, 'i>(
     values: &'v [Value<'d, 'i>],
     errors: &mut Vec<(usize, &Error)>,
@@ -68,14 +68,14 @@ fn cut_at_unclosed<'v, 'd, 'i>(
     let holds = |value: &Value<'_, '_>, at| value.place.contains(&at) || value.place.end == at;
     let mut candidates =
         values.iter().filter(|value| value.value.get_ref().is_array() || value.value.get_ref().is_table());
-    // toml may have given up on it before the end: then it is the last that holds an error.
+    // toml may have given up on it before the end: then it is the last one that contains an error.
     let holds_error = |value: &&Value<'_, '_>| {
         let next = errors.partition_point(|&(at, _)| at <= value.place.start);
         errors.get(next).is_some_and(|&(at, _)| holds(value, at))
     };
     let value = candidates.clone().find(|value| holds(value, end)).or_else(|| candidates.rfind(holds_error))?;
     let inside = errors.partition_point(|&(at, _)| at < value.place.start);
-    // From here on other keys were taken for elements.
+    // From here on toml took other keys for elements.
     let swallowed = errors[inside..].iter().position(|(_, error)| error.message().starts_with("unexpected `=`"));
     let swallowed = swallowed.map_or(errors.len(), |count| inside + count);
     let is_string = |(_, error): &(usize, &Error)| begins(error, &["invalid basic string", "invalid literal string"]);
@@ -88,7 +88,7 @@ fn cut_at_unclosed<'v, 'd, 'i>(
     Some((value, closing))
 }
 
-/// The place of an error in the text, where a character begins or the text ends.
+/// The byte at which an error begins: the start of a character, or the end of the text.
 fn start(text: &str, error: &Error) -> usize {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     (0..=at).rfind(|&at| text.is_char_boundary(at)).unwrap_or(0)
@@ -97,7 +97,7 @@ fn start(text: &str, error: &Error) -> usize {
 /// A value that is not a table of the file, with its key and its place in the text.
 struct Value<'d, 'i> {
     path: Vec<&'d str>,
-    /// In a table under `[[name]]`: how long the path to `name` is, and the table's number.
+    /// In a table under `[[name]]`: the length of the path to `name`, and the table's number.
     element: Option<(usize, usize)>,
     place: Range<usize>,
     value: &'d Spanned<DeValue<'i>>,
@@ -128,7 +128,7 @@ fn collect<'d, 'i>(
         let place = value.span();
         let source = text.get(place.clone()).unwrap_or_default();
         match value.get_ref() {
-            // toml forgets what is broken in the inline table of a listener: it is looked at as a whole.
+            // toml forgets what is broken in the inline table of a listener: it is checked as a whole.
             DeValue::Table(table) if path != ["listen"] || !source.starts_with('{') => {
                 collect(text, table, &path, element, values);
             }
@@ -147,7 +147,7 @@ fn is_headed(text: &str, element: &Spanned<DeValue<'_>>) -> bool {
     element.get_ref().is_table() && text.get(element.span()).is_some_and(|source| source.starts_with("[["))
 }
 
-/// Says what is wrong with the value of a key.
+/// Explains what is wrong with the value of a key.
 fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, error: &Error) -> String {
     let text = diagnosis.text;
     let (number, part) = innermost(broken.value, at);
@@ -158,7 +158,7 @@ fn explain_value(diagnosis: &Diagnosis<'_>, broken: &Value<'_, '_>, at: usize, e
     }
     let name = broken.name();
     let judge = |text: &str| diagnosis.judge_text(&broken.path, part.span(), text);
-    // Quoted, would it be right?
+    // Would it be valid in quotes?
     let line = text[broken.place.start..].lines().next().unwrap_or_default();
     let line = line.split('#').next().unwrap_or_default().trim();
     let inner = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
@@ -179,7 +179,7 @@ fn open_brace(text: &str, part: Range<usize>) -> Option<usize> {
     text[brace..].starts_with('{').then_some(brace)
 }
 
-/// Says what is wrong in the inline table of a listener, which begins at this byte.
+/// Explains what is wrong in the inline table of a listener, which begins at this byte.
 fn explain_listener(
     diagnosis: &Diagnosis<'_>,
     number: Option<usize>,
@@ -189,7 +189,7 @@ fn explain_listener(
 ) -> String {
     let text = diagnosis.text;
     let name = keys::shown_element(&["listen"], number);
-    // What toml made of it may be made up: the text itself tells.
+    // toml's own reading of it may be wrong: only the text itself is certain.
     let pair_begin = text[begin..at].rfind(['{', ',']).map_or(begin, |separator| begin + separator + 1);
     let pair_end = text[at..].find([',', '}', '\n']).map_or(text.len(), |separator| at + separator);
     let pair = &text[pair_begin..pair_end];
@@ -211,7 +211,7 @@ fn explain_listener(
     format!("{name}.{}: {reason}", keys::shown(&[key]))
 }
 
-/// Says what is wrong with a value that is no list or table, or an element of a list.
+/// Explains what is wrong with a value that is neither a list nor a table, or with an element of a list.
 fn explain_scalar(diagnosis: &Diagnosis<'_>, path: &[&str], place: Range<usize>, error: &Error) -> String {
     let source = diagnosis.text.get(place.clone()).unwrap_or_default();
     let message = || match error.message() {
@@ -233,7 +233,7 @@ fn explain_scalar(diagnosis: &Diagnosis<'_>, path: &[&str], place: Range<usize>,
     }
 }
 
-/// Says that text which would be right in quotes needs them.
+/// Explains that text which would be valid in quotes needs them.
 fn needs_quotes(diagnosis: &Diagnosis<'_>, path: &[&str], source: &str) -> String {
     if diagnosis.default_of(path).is_some_and(toml::Value::is_integer) {
         format!("sizes with a unit are strings: \"{}\"", printable(source))
@@ -246,7 +246,7 @@ fn must_be_quoted(source: &str) -> String {
     format!("text must be quoted: \"{}\"", printable(source))
 }
 
-/// The innermost value of a list at this byte, and the number of the list's element that holds it.
+/// The innermost value of a list at this byte, and the number of the list's element that contains it.
 fn innermost<'d, 'i>(value: &'d Spanned<DeValue<'i>>, at: usize) -> (Option<usize>, &'d Spanned<DeValue<'i>>) {
     let (mut value, mut first) = (value, None);
     while let DeValue::Array(list) = value.get_ref()
@@ -258,7 +258,7 @@ fn innermost<'d, 'i>(value: &'d Spanned<DeValue<'i>>, at: usize) -> (Option<usiz
     (first, value)
 }
 
-/// Says what is wrong elsewhere.
+/// Explains an error outside values.
 fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: &Error) -> String {
     let before = &diagnosis.text[..at];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -290,7 +290,7 @@ fn explain(diagnosis: &Diagnosis<'_>, document: &DeTable<'_>, at: usize, error: 
     }
 }
 
-/// Says what is wrong with a line that sets a key without `=`.
+/// Explains what is wrong with a line that sets a key without `=`.
 fn without_equals_sign(line: &str, key: &str) -> Option<&'static str> {
     let rest = line.strip_prefix(key)?.trim_start();
     match rest.chars().next() {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_quotes_is_told_with_the_quotes() {
+    fn text_without_quotes_is_shown_with_quotes() {
         for (text, expected) in [
             ("[log]\nlevel = info", "2:9: log.level: text must be quoted: \"info\""),
             ("receive-buffer-bytes = 8MiB", "1:24: receive-buffer-bytes: sizes with a unit are strings: \"8MiB\""),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_listener_is_told_with_its_key() {
+    fn a_broken_listener_is_reported_with_its_key() {
         for (listen, expected) in [
             ("[{ address = [::]:7, protocol = 'raw' }]", "1:24: listen[0].address: text must be quoted: \"[::]:7\""),
             ("{ address = [::]:7, protocol = 'raw' }", "1:23: listen.address: text must be quoted: \"[::]:7\""),
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_is_not_closed_is_told_where_it_begins() {
+    fn a_listener_that_is_not_closed_is_reported_where_it_begins() {
         for (listen, expected) in [
             ("{ address = '[::]:7', protocol = 'raw'", "2:10: listen: the table that begins here has no closing }"),
             (
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_is_broken_is_told_with_its_key_and_without_what_follows_from_it() {
+    fn other_errors_are_reported_with_their_key_and_without_what_follows_from_them() {
         for (text, expected) in [
             ("workers = 1\nworkers = 2", "2:1: workers: the key is set twice, first on line 1"),
             ("[log]\nlevel = 'info'\n\nlevel = 'warn'", "4:1: log.level: the key is set twice, first on line 2"),
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_not_closed_is_told_where_it_begins_and_nothing_that_follows_from_it() {
+    fn a_list_that_is_not_closed_is_reported_where_it_begins_without_what_follows_from_it() {
         let allow = "workers = 300\n[access]\nallow = [\n";
         for rest in [
             "'10.0.0.0/8',\n[rate-limit]\nper-second = 5\nexempt = []\n",

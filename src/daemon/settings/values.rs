@@ -1,4 +1,4 @@
-//! The kinds of values in the settings file: each holds only what makes sense, and says what it expects.
+//! The kinds of values in the settings file: each can hold only valid ones, and says what it expects.
 
 use std::fmt;
 use std::marker::PhantomData;

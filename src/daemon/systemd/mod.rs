@@ -1,8 +1,8 @@
-//! The service manager's side of the daemon: what it is notified of, through the socket that `NOTIFY_SOCKET` names
-//! (sd_notify(3)), and the sockets that it hands over or keeps ([`sockets`]).
+//! The service manager: notifications to it through the socket that `NOTIFY_SOCKET` names (sd_notify(3)), and the
+//! sockets that it passes or keeps ([`sockets`]).
 //!
-//! Nothing here waits for it. Without a service manager nothing is sent. No byte of a stranger ever goes into a status
-//! line.
+//! Nothing here waits for the service manager; without one, nothing is sent. No byte that a client sent ever goes into
+//! a status line.
 
 mod notify;
 pub(super) mod sockets;
@@ -16,23 +16,23 @@ use sd_notify::NotifyState;
 use self::notify::{Message, Outbox, log_failure};
 use super::logging;
 
-/// The longest status line: a datagram of more than 4096 bytes is thrown away by systemd.
+/// The longest status line; systemd discards a message of more than 4096 bytes.
 const MAX_STATUS_BYTES: usize = 1024;
 
-/// The shortest interval between two signs of life.
+/// The shortest interval between two watchdog messages.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long the end of the process waits for messages to be sent.
-const SENT_WITHIN: Duration = Duration::from_secs(1);
+/// How long a process that exits waits for its messages to be sent.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who started the daemon and wants to be notified, if anybody.
+/// The service manager that started the daemon and wants to be notified, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct ServiceManager {
     outbox: Option<Arc<Outbox>>,
 }
 
 impl ServiceManager {
-    /// The one that `NOTIFY_SOCKET` names.
+    /// The service manager that `NOTIFY_SOCKET` names.
     pub(super) fn from_environment() -> Self {
         if !is_supervised() {
             return Self::default();
@@ -44,12 +44,12 @@ impl ServiceManager {
         Self { outbox: outbox.ok() }
     }
 
-    /// The service answers on every socket, or a reload has ended; good or bad, the status says.
+    /// Says that the service is ready on every socket, or that a reload has ended; the status tells whether it failed.
     pub(super) fn ready(&self) {
         self.push(Message::Ready);
     }
 
-    /// A reload has begun.
+    /// Says that a reload has begun.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(NotifyState::MonotonicUsec(now)) => self.push(Message::Reloading(now)),
@@ -62,12 +62,12 @@ impl ServiceManager {
         self.push(Message::Stopping);
     }
 
-    /// Every worker can receive.
+    /// Feeds the watchdog.
     pub(super) fn alive(&self) {
         self.push(Message::Alive);
     }
 
-    /// The line of `systemctl status`.
+    /// Sets the status line of `systemctl status`.
     pub(super) fn status(&self, line: &str) {
         self.push(Message::Status(status_line(line)));
     }
@@ -77,7 +77,7 @@ impl ServiceManager {
         self.push(Message::Failed(status_line(line), errno.unsigned_abs()));
     }
 
-    /// Keeps a socket until the service is stopped.
+    /// Asks the service manager to keep a socket until the service is stopped.
     pub(super) fn keep(&self, name: String, socket: BorrowedFd<'_>) {
         // sd-notify passes sockets only to a path, not to an abstract name.
         if self.outbox.is_none() || notify::abstract_name().is_some() {
@@ -89,15 +89,15 @@ impl ServiceManager {
         }
     }
 
-    /// Closes what was kept under this name.
+    /// Asks the service manager to close the sockets kept under this name.
     pub(super) fn forget(&self, name: String) {
         self.push(Message::Forget(name));
     }
 
-    /// Waits for messages on their way, a short time.
+    /// Waits a short time for messages that are not sent yet.
     pub(super) fn finish(&self) {
         if let Some(outbox) = &self.outbox {
-            outbox.finish(SENT_WITHIN);
+            outbox.finish(SEND_TIMEOUT);
         }
     }
 
@@ -108,13 +108,13 @@ impl ServiceManager {
     }
 }
 
-/// How often the service manager wants to hear that the service answers: half of WatchdogSec=; `None` = not at all.
+/// The interval between watchdog messages: half of WatchdogSec=; `None` = there is no watchdog.
 pub(super) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().and_then(interval_for)
 }
 
-/// The interval for a time limit: none for the invalid 0 (sd_watchdog_enabled(3)), and never so short that keeping it
-/// is all that gets done.
+/// The interval for a time limit: none for the invalid 0 (sd_watchdog_enabled(3)), and never so short that nothing else
+/// gets done.
 fn interval_for(limit: Duration) -> Option<Duration> {
     (!limit.is_zero()).then(|| (limit / 2).max(SHORTEST_INTERVAL))
 }
@@ -124,7 +124,7 @@ pub(super) fn is_supervised() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// A line that fits: a newline would begin another variable, and what is too long is cut.
+/// The line as a status: only up to the first newline, which would begin another variable, and cut if it is too long.
 fn status_line(line: &str) -> String {
     let line = line.lines().next().unwrap_or_default();
     if line.len() <= MAX_STATUS_BYTES {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interval_is_half_of_the_limit_and_never_none_at_all() {
+    fn the_interval_is_half_of_the_limit_and_never_too_short() {
         let interval = |limit| interval_for(Duration::from_micros(limit)).map(|interval| interval.as_micros());
         assert_eq!([30_000_000, 1, 0].map(interval), [Some(15_000_000), Some(10_000), None]);
     }

@@ -1,7 +1,7 @@
-//! Messages to the service manager, sent by a thread of their own: its socket blocks while nobody reads it.
+//! Messages to the service manager, sent by their own thread: its socket blocks while nobody reads it.
 //!
-//! Those who notify never wait. A message replaces what it makes untrue, so that few wait however long the service
-//! manager does not read: one status, one sign of life, one reload.
+//! Callers never wait. A message replaces those that it makes untrue, so that few queue up however long the service
+//! manager does not read: one status, one watchdog message, one reload.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -31,17 +31,17 @@ pub(super) enum Message {
     Failed(String, u32),
     /// A socket to keep under this name.
     Keep(String, OwnedFd),
-    /// Sockets of this name are not to be kept any longer.
+    /// The name of sockets that are no longer to be kept.
     Forget(String),
 }
 
 impl Message {
-    /// Returns whether an earlier message that still waits is pointless now.
+    /// Returns whether this message makes an earlier one that is still queued pointless.
     fn replaces(&self, earlier: &Self) -> bool {
         match self {
             Self::Alive => matches!(earlier, Self::Alive),
             Self::Status(_) | Self::Failed(..) => matches!(earlier, Self::Status(_)),
-            // The pair of an earlier reload, or the end of the start, which the end of this reload will do for.
+            // Both messages of an earlier reload, or READY=1 of the start: READY=1 of this reload serves for them.
             Self::Reloading(_) => matches!(earlier, Self::Reloading(_) | Self::Ready),
             _ => false,
         }
@@ -57,8 +57,8 @@ impl Message {
             Self::Status(line) => notify(&[NotifyState::Status(line)]),
             Self::Failed(line, errno) => notify(&[NotifyState::Status(line), NotifyState::Errno(*errno)]),
             Self::Keep(name, socket) => {
-                // Without FDPOLL=0 the service manager would close a socket that has an error pending. One that it
-                // keeps already is not kept twice.
+                // Without FDPOLL=0 the service manager would close a socket that has an error pending. A socket that
+                // it already keeps is not kept twice.
                 let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
                 sd_notify::notify_with_fds(&states, &[socket.as_fd()])
             }
@@ -69,7 +69,7 @@ impl Message {
 
 /// Sends one datagram.
 fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
-    // sd-notify would take the name for a path.
+    // The crate sd-notify would take the name for a path.
     let Some(name) = abstract_name() else { return sd_notify::notify(states) };
     let address = SocketAddr::from_abstract_name(name)?;
     let text: String = states.iter().map(|state| format!("{state}\n")).collect();
@@ -96,7 +96,7 @@ impl fmt::Display for Message {
     }
 }
 
-/// Messages on their way to the thread that sends them.
+/// The queue of messages for the thread that sends them.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
@@ -143,20 +143,20 @@ impl Outbox {
         self.changed.notify_all();
     }
 
-    /// Waits until everything was sent, but not longer than this.
+    /// Waits until everything is sent, but no longer than this.
     pub(super) fn finish(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let mut waiting = self.lock();
         while !waiting.messages.is_empty() || waiting.is_sending {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return;
             }
-            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiting = self.changed.wait_timeout(waiting, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// The next message to send, once there is one; the one before has been sent.
+    /// Waits for the next message to send; the previous one has been sent.
     fn next(&self) -> Message {
         let mut waiting = self.lock();
         waiting.is_sending = false;
@@ -175,7 +175,7 @@ impl Outbox {
     }
 }
 
-/// A service manager that hears nothing takes the service for one that does not start, and ends it: say why, once.
+/// Warns once: a service manager that gets no messages concludes that the service did not start, and stops it.
 fn log_first_failure(what: &impl fmt::Display, error: &io::Error) {
     tracing::warn!(message_id = message_id::NOTIFY_FAILED, "could not notify the service manager of {what}: {error}");
 }
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// An outbox that hands each message over, and stands still until it is allowed to go on.
+    /// An outbox that passes each message on, and then waits until it may continue.
     fn held() -> (Arc<Outbox>, Sender<()>, Receiver<String>) {
         let (allow, allowed) = channel::<()>();
         let (sent, messages) = channel();
@@ -202,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn a_service_manager_that_does_not_read_holds_nobody_and_hears_later_what_is_still_true() {
+    fn a_service_manager_that_does_not_read_blocks_nobody_and_later_gets_what_is_still_true() {
         let (outbox, allow, messages) = held();
-        outbox.push(Message::Status("in hand".into()));
-        assert_eq!(messages.recv().unwrap(), "Status(\"in hand\")");
+        outbox.push(Message::Status("being sent".into()));
+        assert_eq!(messages.recv().unwrap(), "Status(\"being sent\")");
         outbox.push(Message::Ready);
         for number in 0..1000 {
             outbox.push(Message::Reloading(number));

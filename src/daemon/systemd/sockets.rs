@@ -1,9 +1,10 @@
-//! Sockets from the service manager: those of socket units (sd_listen_fds(3)), and our own, which it keeps over a
-//! restart or crash with the datagrams that wait in them (the file descriptor store of sd_notify(3)).
+//! Sockets from the service manager: those of socket units (sd_listen_fds(3)), and our own, which it keeps across a
+//! restart or crash with the datagrams queued in them (the file descriptor store of sd_notify(3)).
 //!
-//! The two come in one list, each with a name. Ours begin with `kept-` and hold the socket's own address; a socket unit
-//! may not use such a name. What it does use may be a protocol: that of its sockets. Only sockets that the daemon bound
-//! itself are given to the store: one of a socket unit would come back twice. Their protocol is that of `listen`.
+//! Both come in one list, each socket with a name. The names of our own begin with `kept-` and contain the socket's
+//! address; a socket unit may not use such a name, but its name may be the protocol of its sockets. Only sockets that
+//! the daemon bound itself go into the store: one of a socket unit would come back twice. Their protocol is that of
+//! `listen`.
 
 #![allow(unsafe_code, reason = "descriptors that a parent process left open have no owner yet")]
 
@@ -16,15 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::ServiceManager;
 use crate::daemon::settings::Protocol;
 
-/// How the names of our own sockets begin.
+/// The prefix of our own sockets' names.
 const KEPT: &str = "kept-";
 
 /// The sockets that this process was started with.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Inherited {
-    /// Of socket units.
+    /// The sockets of socket units.
     pub(in crate::daemon) handed_over: Vec<PassedSocket>,
-    /// From the previous run, each with the name under which the service manager keeps it.
+    /// The sockets of the previous run, each with the name under which the service manager keeps it.
     pub(in crate::daemon) kept: Vec<(String, UdpSocket)>,
 }
 
@@ -32,37 +33,37 @@ pub(in crate::daemon) struct Inherited {
 #[derive(Debug)]
 pub(in crate::daemon) struct PassedSocket {
     pub(in crate::daemon) socket: UdpSocket,
-    /// The protocol that FileDescriptorName= says; `None` = that of `reply.protocol`.
+    /// The protocol that FileDescriptorName= names; `None` = that of `reply.protocol`.
     pub(in crate::daemon) protocol: Option<Protocol>,
 }
 
 /// Sockets that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::daemon) enum InheritError {
-    /// `LISTEN_FDS` or what belongs to it is invalid.
+    /// `LISTEN_FDS` or a related variable is invalid.
     #[error("receive sockets from the service manager")]
     Receive(#[from] io::Error),
     /// A socket unit uses a name that only our own sockets have.
     #[error(
-        "FileDescriptorName={} of a socket unit is reserved: names that begin with {KEPT} are those of the daemon's \
-         own sockets; expected \"raw\", \"json\" or any other name",
+        "FileDescriptorName={} of a socket unit is reserved: names that begin with {KEPT} are for the daemon's own \
+         sockets; expected \"raw\", \"json\" or any other name",
         .0.escape_debug()
     )]
     ReservedName(String),
 }
 
 impl Inherited {
-    /// Takes them, once, before anything else opens a file; none when `LISTEN_PID` is not this process.
+    /// Takes the inherited sockets, once, before anything else opens a file; none if `LISTEN_PID` is not this process.
     pub(in crate::daemon) fn take() -> Result<Self, InheritError> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         let mut inherited = Self::default();
-        // Names of none, or of another process's, are no names that could be wrong.
+        // Names without sockets, or for another process, are not checked.
         if TAKEN.swap(true, Relaxed) || sd_notify::listen_fds()?.len() == 0 {
             return Ok(inherited);
         }
         for (descriptor, name) in sd_notify::listen_fds_with_names()? {
-            // SAFETY: it is open, as fcntl has just shown; `LISTEN_PID` says that it is this process's to own, and this
-            // is the only time that it is taken.
+            // SAFETY: it is open, as fcntl has just shown; `LISTEN_PID` says that it belongs to this process, and it is
+            // taken only this once.
             let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
             inherited.add(name, socket)?;
         }
@@ -80,8 +81,8 @@ impl Inherited {
         Ok(())
     }
 
-    /// From the previous run those that are to be used again. The others are closed, here and soon in the service
-    /// manager too; says whether there were any.
+    /// Picks the sockets of the previous run that are to be used again. The others are closed, here and soon in the
+    /// service manager too; returns whether there were any.
     pub(in crate::daemon) fn keep_only(
         kept: Vec<(String, UdpSocket)>,
         manager: &ServiceManager,
@@ -95,7 +96,7 @@ impl Inherited {
     }
 }
 
-/// Lets the service manager keep these sockets until the service is stopped.
+/// Asks the service manager to keep these sockets until the service is stopped.
 pub(in crate::daemon) fn keep<'a>(
     manager: &ServiceManager,
     sockets: impl Iterator<Item = (SocketAddr, BorrowedFd<'a>)>,
@@ -103,8 +104,8 @@ pub(in crate::daemon) fn keep<'a>(
     sockets.for_each(|(address, socket)| manager.keep(name(address), socket));
 }
 
-/// Returns whether the kernel would let this process bind the socket's port. It asks for the privilege before it looks
-/// whether the address is free, so that any address tells.
+/// Returns whether the kernel would let this process bind the socket's port. The kernel checks the privilege before it
+/// checks whether the address is free, so any address will do.
 pub(in crate::daemon) fn could_bind(socket: &UdpSocket) -> bool {
     let Ok(address) = socket.local_addr() else { return true };
     let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, address.port()));
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_socket_unit_s_socket_is_a_protocol_or_says_nothing_but_is_never_one_of_ours() {
+    fn the_name_of_a_socket_unit_s_socket_may_be_a_protocol_but_never_one_of_our_own_names() {
         let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut inherited = Inherited::default();
         for (given, protocol) in [

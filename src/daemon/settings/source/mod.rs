@@ -1,8 +1,8 @@
 //! The source of the settings: the file of the command line, else the installed one, else the defaults.
 //!
 //! The defaults stand in only for an installed file that does not exist, at a start; never for one that cannot be read.
-//! A file may be on a network file system that does not respond: it is read ([`read`]) on a thread of its own. A thread
-//! that is stuck is left behind, a few at most.
+//! A file may be on a network file system that does not respond: it is read ([`read`]) on its own thread. A thread that
+//! is stuck is left behind, a few at most.
 
 mod read;
 
@@ -22,7 +22,7 @@ use super::{Faults, Listen, Settings};
 /// The settings file that is read unless the command line names another.
 pub(in crate::daemon) const INSTALLED: &str = "/etc/echo-udpd/echo-udpd.toml";
 
-/// The most threads that are left behind because they have not returned.
+/// The most threads that may be left behind because they have not returned.
 const MAX_STUCK: usize = 4;
 
 /// A settings file that cannot be used.
@@ -77,11 +77,11 @@ pub(in crate::daemon) struct Source {
     stuck: Vec<JoinHandle<()>>,
 }
 
-/// A read under way.
+/// A read in progress.
 #[derive(Debug)]
 struct Reading {
     deadline: Instant,
-    /// The bytes are here, and the rest takes no longer than it must.
+    /// The bytes were read, and what remains takes a bounded time.
     has_text: Arc<AtomicBool>,
     result: Receiver<Result<Loaded, SettingsError>>,
     thread: JoinHandle<()>,
@@ -98,7 +98,7 @@ impl Source {
     /// Starts to read on its own thread, which calls `wake` when [`poll`](Self::poll) has something to give.
     ///
     /// # Errors
-    /// There can be no thread, or too many earlier ones are still stuck.
+    /// The thread could not be started, or too many earlier ones are still stuck.
     pub(in crate::daemon) fn begin(&mut self, wake: impl Fn() + Send + 'static) -> Result<(), SettingsError> {
         let refuse = |source| SettingsError::Read { path: self.path.clone(), source };
         self.stuck.retain(|thread| !thread.is_finished());
@@ -129,7 +129,7 @@ impl Source {
         Ok(())
     }
 
-    /// The latest time to poll, while a read is under way.
+    /// The latest time to poll, while a read is in progress.
     pub(in crate::daemon) fn deadline(&self) -> Option<Instant> {
         self.reading.as_ref().filter(|reading| !reading.has_text.load(SeqCst)).map(|reading| reading.deadline)
     }
@@ -138,7 +138,7 @@ impl Source {
         self.reading.is_some()
     }
 
-    /// The result of the read under way, once it is there or has taken too long.
+    /// The result of the read in progress, once it has ended or has taken too long.
     pub(in crate::daemon) fn poll(&mut self) -> Option<Result<Loaded, SettingsError>> {
         let reading = self.reading.as_ref()?;
         let refuse = |source| Err(SettingsError::Read { path: self.path.clone(), source });
@@ -197,8 +197,8 @@ impl Request {
     }
 }
 
-/// Succeeds where nothing is at the path: the kernel reports "no such file" for a dangling symbolic link too, be it the
-/// file itself or a folder on the way there.
+/// Succeeds if nothing exists at the path: the kernel reports "no such file" for a dangling symbolic link too, be it
+/// the file itself or a directory on its path.
 fn absence(path: &Path) -> io::Result<()> {
     for place in path.ancestors() {
         match fs::symlink_metadata(place) {
@@ -206,7 +206,7 @@ fn absence(path: &Path) -> io::Result<()> {
                 let reason = format!("{} is a dangling symbolic link", place.display());
                 return Err(io::Error::new(io::ErrorKind::NotFound, reason));
             }
-            // It was made since.
+            // It was created meanwhile.
             Ok(_) if place == path => return Err(io::ErrorKind::NotFound.into()),
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -216,7 +216,7 @@ fn absence(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The file, or the folder on its path, that only some users may read or enter. `None` where all can read the file.
+/// The file, or the directory on its path, that only some users may read or enter. `None` if all can read the file.
 pub(in crate::daemon) fn private_part(path: &Path) -> Option<PathBuf> {
     let real = fs::canonicalize(path).ok()?;
     for place in real.ancestors() {

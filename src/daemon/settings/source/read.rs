@@ -1,8 +1,8 @@
-//! One read of a settings file: bounded in size and time, and on a reload only of what can be read again.
+//! One read of a settings file: bounded in size and time, and on a reload only if the file can be read again.
 //!
-//! A pipe that was read is empty, and so is a file that is being written in place. Neither may turn the settings in
-//! force into the defaults, which deny nobody: a reload wants a regular file that is not empty and that
-//! nobody is writing.
+//! A pipe that was read is empty, and so may be a file that is being written in place. Neither may turn the settings in
+//! force into the defaults, which deny nobody: a reload requires a regular file that is not empty and that nobody is
+//! writing.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -16,7 +16,7 @@ use crate::socket::wait_readable;
 /// The largest file that is read.
 const MAX_BYTES: usize = 1 << 20;
 
-/// The longest time that reading a file may take.
+/// The time limit for reading a file.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time for which a file must not have been written to before a reload reads it.
@@ -38,7 +38,7 @@ pub(in crate::daemon) enum Origin {
     Text,
 }
 
-/// Reads a file at the start: a pipe or a device is as good as a file.
+/// Reads a file at the start; a pipe or a device will do as well.
 pub(super) fn read_first(path: &Path, deadline: Instant) -> io::Result<(String, Origin)> {
     let file = open(path)?;
     let metadata = file.metadata()?;
@@ -70,12 +70,12 @@ pub(super) fn read_again(path: &Path, in_force: Origin, deadline: Instant) -> io
     }
 }
 
-/// Opens a file without waiting for the other end of a pipe, and without taking a terminal for the process's own.
+/// Opens a file without waiting for the other end of a pipe, and without making a terminal the controlling one.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Fails for a pipe and the like, whose bytes went to the first read. Reading a folder fails with its own error.
+/// Fails for a pipe and the like, whose bytes the first read consumed. Reading a directory fails with its own error.
 fn check_readable_again(file: &Metadata, in_force: Origin) -> io::Result<()> {
     let same_device = in_force == Origin::EmptyDevice(file.rdev()) && file.file_type().is_char_device();
     if file.is_file() || file.is_dir() || same_device {
@@ -117,7 +117,7 @@ fn read_text(file: File, deadline: Instant) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut file = file.take(MAX_BYTES as u64 + 1);
     loop {
-        // Before the first read, too: a pipe that nobody writes yet reads as if it had ended.
+        // Before the first read, too: a pipe without a writer reads as if it had ended.
         wait(file.get_ref(), deadline)?;
         match file.read_to_end(&mut bytes) {
             Ok(_) => break,
@@ -135,7 +135,7 @@ fn read_text(file: File, deadline: Instant) -> io::Result<String> {
     })
 }
 
-/// Waits for bytes or the end of a pipe or terminal; everything else has them at once.
+/// Waits for bytes, or for the end of a pipe or terminal; anything else is ready at once.
 fn wait(file: &File, deadline: Instant) -> io::Result<()> {
     loop {
         let rest = deadline.saturating_duration_since(Instant::now());
