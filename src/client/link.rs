@@ -64,7 +64,7 @@ impl<S> Link<S> {
     }
 }
 
-/// Receives the datagram that waits in the socket, of any size, and keeps it at its own.
+/// Receives the datagram that waits in the socket, whatever its size, into a buffer of exactly that size.
 pub(super) fn receive(socket: impl AsFd) -> io::Result<Bytes> {
     let mut buffer = [0; 1 << 16];
     let length = receive_now(socket, &mut buffer)?;

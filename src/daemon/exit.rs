@@ -53,7 +53,7 @@ impl DaemonError {
     pub(super) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Settings(_) | Self::Inherit(InheritError::ReservedName(_)) => 78,
+            Self::Settings(_) | Self::Inherit(InheritError::ReservedName(_) | InheritError::TwoProtocols { .. }) => 78,
             Self::Interrupted
             | Self::WriteOutput(_)
             | Self::Signals(_)

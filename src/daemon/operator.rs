@@ -88,26 +88,31 @@ impl<'a> Operator<'a> {
     }
 
     pub(super) fn counters(&self) {
-        report::counters(&self.stats());
+        let (sum, by_listener) = self.stats();
+        report::counters(&sum);
         let listeners = self.server.listeners();
         if listeners.len() > 1 {
-            for (listener, stats) in listeners.iter().zip(self.server.listener_stats()) {
-                report::listener_counters(listener, &stats);
+            for (listener, stats) in listeners.iter().zip(&by_listener) {
+                report::listener_counters(listener, stats);
             }
         }
     }
 
-    /// The counters of the server and of the log.
-    fn stats(&self) -> Stats {
-        Stats { log_dropped: self.logging.dropped(), ..self.server.stats() }
+    /// The counters of each listener, and before them their sum with those of the log. Read once: under load a second
+    /// look would not add up with the first.
+    fn stats(&self) -> (Stats, Vec<Stats>) {
+        let by_listener = self.server.listener_stats();
+        let mut sum = Stats { log_dropped: self.logging.dropped(), ..Stats::default() };
+        by_listener.iter().for_each(|stats| sum += *stats);
+        (sum, by_listener)
     }
 
     /// Reports what happened since the last tick, once a second.
     pub(super) fn tick(&mut self, now: Instant) {
-        let stats = self.stats();
-        self.suppressed(stats.log_suppressed);
-        self.drops.tick(now, &stats.dropped, &self.server);
-        self.status.tick(now, stats, &self.server);
+        let (sum, by_listener) = self.stats();
+        self.suppressed(sum.log_suppressed);
+        self.drops.tick(now, &sum.dropped, &self.server);
+        self.status.tick(now, sum, by_listener);
         self.show_status();
     }
 
@@ -118,9 +123,9 @@ impl<'a> Operator<'a> {
 
     /// Logs the last lines.
     pub(super) fn stopped(&mut self) {
-        let stats = self.stats();
-        self.suppressed(stats.log_suppressed);
-        report::stopped(&stats);
+        let (sum, _) = self.stats();
+        self.suppressed(sum.log_suppressed);
+        report::stopped(&sum);
     }
 
     fn suppressed(&mut self, total: u64) {

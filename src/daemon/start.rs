@@ -16,7 +16,7 @@ use super::systemd::sockets::{self, Inherited};
 use crate::message_id;
 use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
-use crate::socket::{BindError, BindTarget, kernel_drops};
+use crate::socket::{BindTarget, kernel_drops};
 
 /// How long a service manager may take to close a socket.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,14 +86,14 @@ impl DaemonContext<'_> {
         settings: &Settings,
         services: &EchoServices,
         inherited: Inherited,
-    ) -> Result<(ServerOptions, SocketSource), BindError> {
+    ) -> Result<(ServerOptions, SocketSource), DaemonError> {
         let Inherited { handed_over, kept } = inherited;
         let mut source = SocketSource { handed_over: handed_over.len(), ..SocketSource::default() };
         if source.handed_over > 0 {
             Inherited::keep_only(kept, self.manager, |_| false);
-            let options = handed_over.into_iter().fold(ServerOptions::new(), |options, passed| match passed.protocol {
-                Some(protocol) => options.socket_with(passed.socket, services.of(protocol)),
-                None => options.socket(passed.socket),
+            let sockets = Inherited::with_default(handed_over, settings.reply.protocol)?;
+            let options = sockets.into_iter().fold(ServerOptions::new(), |options, (socket, protocol)| {
+                options.socket_with(socket, services.of(protocol))
             });
             return Ok((options, source));
         }

@@ -13,7 +13,7 @@ const LISTENERS_SHOWN: usize = 3;
 /// The parts of the status line.
 pub(super) struct Status {
     listeners: Vec<String>,
-    /// The counters of each listener, if there are several.
+    /// The counters of each listener.
     by_listener: Vec<Stats>,
     /// A remark on the last reload; empty if there is none.
     pub(super) note: String,
@@ -25,14 +25,14 @@ impl Status {
     pub(super) fn new(server: &ServerHandle, listen: &Listen) -> Self {
         let now = (Instant::now(), server.stats());
         let listeners = server.listeners().iter().map(|listener| describe(listener, listen)).collect();
-        Self { listeners, by_listener: by_listener(server), note: String::new(), ticks: [now, now] }
+        Self { listeners, by_listener: server.listener_stats(), note: String::new(), ticks: [now, now] }
     }
 
     /// Records the current counters; rates are those since the previous tick.
-    pub(super) fn tick(&mut self, now: Instant, stats: Stats, server: &ServerHandle) {
+    pub(super) fn tick(&mut self, now: Instant, sum: Stats, by_listener: Vec<Stats>) {
         self.ticks.swap(0, 1);
-        self.ticks[1] = (now, stats);
-        self.by_listener = by_listener(server);
+        self.ticks[1] = (now, sum);
+        self.by_listener = by_listener;
     }
 
     pub(super) fn line(&self) -> String {
@@ -42,17 +42,18 @@ impl Status {
             (label, Some(reason)) => (reason == DropReason::ALL[0]).then(|| format!("{label} {}", self.dropped())),
         });
         let totals = totals.collect::<Vec<_>>().join(", ");
-        let in_all = if self.by_listener.is_empty() { "" } else { "in total " };
+        let in_all = if self.listeners.len() > 1 { "in total " } else { "" };
         format!("listening on {}; {in_all}{totals}{}", self.listeners(), self.note)
     }
 
     /// The listeners; if there are several, with what each received and sent.
     fn listeners(&self) -> String {
-        let mut stats = self.by_listener.iter();
-        let shown = self.listeners.iter().map(|listener| match stats.next() {
-            Some(Stats { received, sent, .. }) => format!("{listener}: received {received}, echoed {sent}"),
-            None => listener.clone(),
-        });
+        if let [only] = &*self.listeners {
+            return only.clone();
+        }
+        let each = self.listeners.iter().zip(&self.by_listener);
+        let shown = each
+            .map(|(listener, Stats { received, sent, .. })| format!("{listener}: received {received}, echoed {sent}"));
         first_few(shown, LISTENERS_SHOWN, "; ")
     }
 
@@ -84,9 +85,4 @@ impl Status {
         let rate = ((of(stats) - of(before)) as f64 / now.duration_since(*since).as_secs_f64()).round();
         (rate >= 1.0).then(|| format!("{rate}/s"))
     }
-}
-
-/// The counters of each listener, if there are several.
-fn by_listener(server: &ServerHandle) -> Vec<Stats> {
-    if server.listeners().len() > 1 { server.listener_stats() } else { Vec::new() }
 }

@@ -19,11 +19,11 @@ use crate::harness::wire::Wire;
 use crate::harness::{DaemonCommand, Finished, Running, ask, connected, has_program, need, temporary_file, wait_for};
 
 /// The daemon behind systemd-socket-activate, once it runs; it starts with the first datagram, which goes to the last.
-fn activated(namespace: &Namespace, listen: &[&str], more: &[&str], settings: &str) -> Running {
+pub(crate) fn activated(namespace: &Namespace, listen: &[&str], more: &[&str], settings: &str) -> Running {
     activated_with(namespace, listen, more, &temporary_file("echo-udpd.toml", settings))
 }
 
-fn activated_with(namespace: &Namespace, listen: &[&str], more: &[&str], file: &Path) -> Running {
+pub(crate) fn activated_with(namespace: &Namespace, listen: &[&str], more: &[&str], file: &Path) -> Running {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace.name(), "systemd-socket-activate", "--datagram"]);
     command.args(listen.iter().map(|address| format!("--listen={address}"))).args(more);
@@ -33,7 +33,7 @@ fn activated_with(namespace: &Namespace, listen: &[&str], more: &[&str], file: &
     process
 }
 
-fn find(process: &mut Running, text: &str) -> String {
+pub(crate) fn find(process: &mut Running, text: &str) -> String {
     process.find_line(text, |line| line.contains(text).then(|| line.to_owned()))
 }
 
@@ -275,7 +275,7 @@ fn what_was_handed_over_wrongly_is_told_and_nothing_is_served() {
 }
 
 /// The name under which the daemon lets the service manager keep a socket.
-fn stored_as(address: &str) -> String {
+pub(crate) fn stored_as(address: &str) -> String {
     format!("--fdname=kept-{}", address.replace(':', "."))
 }
 
@@ -294,46 +294,6 @@ fn a_kept_socket_that_the_settings_do_not_name_is_closed() {
     process.signal("TERM");
     let finished = process.finish();
     assert!(!finished.err.contains("from the previous run"), "{finished:?}");
-}
-
-#[test]
-fn a_socket_unit_may_not_name_its_socket_as_a_kept_one_is_named() {
-    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
-    std::thread::scope(|scope| {
-        for name in ["--fdname=kept-9001".into(), stored_as("127.0.0.1:9002"), stored_as("")] {
-            scope.spawn(move || {
-                let namespace = Namespace::new();
-                let process = activated(&namespace, &["127.0.0.1:9001"], &[&name], "");
-                namespace.run(|| connected(at("127.0.0.1:9001")).send(b"[1]")).unwrap();
-                let finished = process.finish();
-                assert_eq!(finished.code(), Some(78), "{finished:?}");
-                let expected = format!(
-                    "echo-udpd: FileDescriptorName={} of a socket unit is reserved: names that begin with kept- are \
-                     for the daemon's own sockets; expected \"raw\", \"json\" or any other name",
-                    name.trim_start_matches("--fdname=")
-                );
-                assert_eq!(finished.err.lines().last(), Some(&*expected));
-            });
-        }
-    });
-}
-
-#[test]
-fn a_socket_that_is_named_after_a_protocol_does_not_depend_on_the_default_one() {
-    need!(Namespace::possible() && has_program("systemd-socket-activate"), "root and systemd-socket-activate");
-    let namespace = Namespace::new();
-    for (name, depends) in [("json", false), ("echo-udpd.socket", true)] {
-        let settings = temporary_file("echo-udpd.toml", "");
-        let mut process = activated_with(&namespace, &["127.0.0.1:9001"], &[&format!("--fdname={name}")], &settings);
-        assert_eq!(namespace.run(|| ask(&connected(at("127.0.0.1:9001")), b"[1]")), b"[1]");
-        std::fs::write(&settings, "workers = 2\nlisten = \"[::]:9002\"\n[reply]\nprotocol = \"raw\"").unwrap();
-        process.signal("HUP");
-        let needed = find(&mut process, "need a restart");
-        let keys = if depends { "workers, reply.protocol" } else { "workers" };
-        assert!(needed.ends_with(&format!("need a restart to take effect: {keys}")), "{name}: {needed}");
-        process.signal("TERM");
-        assert_eq!(process.finish().code(), Some(0), "{name}");
-    }
 }
 
 #[test]

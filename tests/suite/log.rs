@@ -1,14 +1,11 @@
 //! A log whose reader stands still delays no echo, and tells exactly what was lost.
 
-use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 
+use crate::harness::journal::Journal;
 use crate::harness::process::lines;
-use crate::harness::{
-    DEADLINE, Daemon, DaemonCommand, ask, connected, has_program, is_root, need, retry, sh, temporary_folder,
-};
+use crate::harness::{DEADLINE, Daemon, DaemonCommand, ask, connected, need, sh};
 
 /// More lines than the queue and any pipe or socket buffer hold.
 const REQUESTS: usize = 30_000;
@@ -77,41 +74,21 @@ impl Drop for Killed {
     }
 }
 
-/// A journal entry's fields.
-fn fields(entry: &[u8]) -> HashMap<String, String> {
-    let text = String::from_utf8(entry.to_vec()).unwrap();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
-}
-
 #[test]
 fn a_journal_socket_that_nobody_reads_delays_no_echo_and_the_fields_are_exact() {
-    need!(is_root() && has_program("unshare"), "root and unshare, to put a socket where journald's is");
-    let folder = temporary_folder();
-    let journal = UnixDatagram::bind(folder.join("socket")).unwrap();
-    journal.set_read_timeout(Some(DEADLINE)).unwrap();
-    let next = || {
-        let mut buffer = vec![0; 1 << 16];
-        let length = retry(|| journal.recv(&mut buffer)).unwrap();
-        fields(&buffer[..length])
-    };
-    let mount = format!(
-        "mount -t tmpfs none /run; mkdir -p /run/systemd/journal; mount --bind {} /run/systemd/journal; exec \"$@\"",
-        folder.display()
-    );
-    let (mut command, _) = DaemonCommand::default()
-        .wrapped(&["unshare", "--mount", "sh", "-ec", &mount, "sh"])
-        .settings("[log]\nrequests-per-second = 0\ntarget = 'journald'")
-        .listen("[::]:0")
-        .command();
+    need!(Journal::possible(), "root and unshare, to put a socket where journald's is");
+    let journal = Journal::new();
+    let command = DaemonCommand::default().settings("[log]\nrequests-per-second = 0\ntarget = 'journald'");
+    let (mut command, _) = journal.read_by(command.listen("[::]:0")).command();
     let child = Killed(command.spawn().unwrap());
 
-    let listening = next();
+    let listening = journal.next();
     assert_eq!(listening["PRIORITY"], "6");
     assert_eq!(listening["SYSLOG_IDENTIFIER"], "echo-udpd");
     assert_eq!(listening["MESSAGE_ID"].len(), 32);
     let port: u16 = listening["LOCAL_PORT"].parse().unwrap();
     assert_eq!(listening["MESSAGE"], format!("listening on [::]:{port} (IPv6 and IPv4), protocol json"));
-    assert!(next()["MESSAGE"].starts_with("receive buffer of "));
+    assert!(journal.next()["MESSAGE"].starts_with("receive buffer of "));
 
     // The socket's queue is short: from here on the writer stands still.
     send_requests(port);
@@ -119,7 +96,7 @@ fn a_journal_socket_that_nobody_reads_delays_no_echo_and_the_fields_are_exact() 
     // Now it is read again: nothing is told twice, and what is missing is counted.
     let (mut shown, mut lost) = (0, 0);
     while shown + lost < REQUESTS {
-        let entry = next();
+        let entry = journal.next();
         if let Some(dropped) = entry.get("LOG_DROPPED") {
             assert_eq!(entry["PRIORITY"], "4");
             assert_eq!(entry["MESSAGE"], format!("dropped {dropped} log lines: journald did not keep up"));
@@ -136,7 +113,7 @@ fn a_journal_socket_that_nobody_reads_delays_no_echo_and_the_fields_are_exact() 
     assert!(lost > 0, "the socket held everything");
     assert_eq!(shown + lost, REQUESTS);
     sh(format!("kill -USR1 {}", child.0.id())).success();
-    let counters = std::iter::repeat_with(next).find(|entry| entry["MESSAGE"].starts_with("counters: ")).unwrap();
+    let counters = journal.find("counters: ");
     assert!(counters["MESSAGE"].ends_with(&format!(" log_dropped={lost}")), "{counters:?}");
 }
 

@@ -10,7 +10,7 @@ use crate::harness::{Daemon, DaemonCommand, need, wait_for};
 
 /// The server's host 10.99.0.1, fd99::1, fe80::1 and the attacker's, to whom everything is routed so that any reply
 /// shows.
-fn hosts() -> (Namespace, Namespace) {
+pub(crate) fn hosts() -> (Namespace, Namespace) {
     let (server, attacker) = (Namespace::new(), Namespace::new());
     server.join(&attacker);
     attacker.ip("link set veth0 address 02:00:00:00:00:99

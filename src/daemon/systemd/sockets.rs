@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code, reason = "descriptors that a parent process left open have no owner yet")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
@@ -50,6 +50,18 @@ pub(in crate::daemon) enum InheritError {
         .0.escape_debug()
     )]
     ReservedName(String),
+    /// Sockets of one address have different protocols: each client would get the one that the kernel picks for it.
+    #[error(
+        "the socket units pass {address} as {} and as {}: give the sockets of one address the same \
+         FileDescriptorName=",
+        .protocols[0], .protocols[1]
+    )]
+    TwoProtocols {
+        /// The address of both.
+        address: SocketAddr,
+        /// What their names say, or `reply.protocol`.
+        protocols: [Protocol; 2],
+    },
 }
 
 impl Inherited {
@@ -79,6 +91,30 @@ impl Inherited {
             self.handed_over.push(PassedSocket { socket, protocol: name.parse().ok() });
         }
         Ok(())
+    }
+
+    /// The sockets of socket units, each with the protocol that its name says or this one.
+    ///
+    /// # Errors
+    /// Sockets of one address have different protocols.
+    pub(in crate::daemon) fn with_default(
+        handed_over: Vec<PassedSocket>,
+        protocol: Protocol,
+    ) -> Result<Vec<(UdpSocket, Protocol)>, InheritError> {
+        let mut protocols = BTreeMap::new();
+        let mut sockets = Vec::with_capacity(handed_over.len());
+        for passed in handed_over {
+            let protocol = passed.protocol.unwrap_or(protocol);
+            // A socket without an address is refused when it is adopted.
+            if let Ok(address) = passed.socket.local_addr() {
+                let first = *protocols.entry(address).or_insert(protocol);
+                if first != protocol {
+                    return Err(InheritError::TwoProtocols { address, protocols: [first, protocol] });
+                }
+            }
+            sockets.push((passed.socket, protocol));
+        }
+        Ok(sockets)
     }
 
     /// Picks the sockets of the previous run that are to be used again. The others are closed, here and soon in the

@@ -136,9 +136,14 @@ impl Container {
         within_network_of(Path::new(&format!("/proc/{}/ns/net", self.init)), what)
     }
 
-    /// Asks once, until there is a reply.
+    /// Asks until there is a reply, which is this datagram.
     pub(crate) fn is_answered(&self, address: &str, datagram: &str) {
-        let reply = self.inside(|| {
+        assert_eq!(self.reply_to(address, datagram), datagram, "{}", self.release);
+    }
+
+    /// Asks until there is a reply.
+    pub(crate) fn reply_to(&self, address: &str, datagram: &str) -> String {
+        self.inside(|| {
             let socket = connected(at(address));
             socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
             let mut buffer = [0; 1000];
@@ -147,8 +152,7 @@ impl Container {
                 let _ = socket.send(datagram.as_bytes());
                 socket.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
             })
-        });
-        assert_eq!(reply, datagram, "{}", self.release);
+        })
     }
 
     /// Stops the service and its socket unit, and forgets drop-ins and the journal.

@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod flood;
+pub(crate) mod journal;
 pub(crate) mod load;
 pub(crate) mod namespace;
 pub(crate) mod process;

@@ -254,13 +254,11 @@ impl DaemonCommand {
         }
         let (mut command, settings) = self.command();
         let mut process = Running::start(&mut command);
-        let listeners = self.listen.len().max(1);
         let mut addresses: Vec<SocketAddr> = Vec::new();
-        process.find_line("what it listens on", |line| {
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                addresses.push(rest.split(' ').next()?.parse().ok()?);
-            }
-            (addresses.len() == listeners).then_some(())
+        process.find_line("that it has told where it listens", |line| {
+            let told = line.split_once("INFO listening on ").and_then(|(_, rest)| rest.split(' ').next());
+            addresses.extend(told.map(|address| address.parse::<SocketAddr>().unwrap()));
+            line.contains("settings read").then_some(())
         });
         Daemon { process, addresses, settings }
     }

@@ -3,6 +3,7 @@
 
 mod loss;
 mod package;
+mod protocols;
 mod sockets;
 mod starts;
 

@@ -28,7 +28,8 @@ fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
             assert_eq!(said, format!("Sent:     {words}\nReceived: {words}\n"), "{place}");
 
             let journal = container.journal();
-            for line in ["listening on [::]:9000 (IPv6 and IPv4)", "127.0.0.1 sent {\"a\":1}", "::1 sent {\"a\":2}"] {
+            let first = "listening on [::]:9000 (IPv6 and IPv4), protocol json";
+            for line in [first, "127.0.0.1 sent {\"a\":1}", "::1 sent {\"a\":2}"] {
                 assert!(journal.lines().any(|logged| logged == line), "{place}: {line} is not in {journal}");
             }
             let from_unit = journal.contains("socket unit");
@@ -39,7 +40,8 @@ fn a_new_user_starts_it_asks_it_with_netcat_and_reads_its_journal_and_status() {
                 "{place}"
             );
             let fields = container.sh("journalctl -q -o export PEER_ADDRESS=::1 | grep -a =");
-            for field in ["PRIORITY=6", "BYTES=8", "LOCAL_ADDRESS=::1", "LOCAL_PORT=9000", "_TRANSPORT=journal"] {
+            let of_listener = ["LOCAL_ADDRESS=::1", "LOCAL_PORT=9000", "LISTENER_PROTOCOL=json"];
+            for field in ["PRIORITY=6", "BYTES=8", "_TRANSPORT=journal"].into_iter().chain(of_listener) {
                 assert!(fields.lines().any(|line| line == field), "{place}: {field} is not in {fields}");
             }
             // Its own lines but those of requests are explained.
