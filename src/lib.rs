@@ -1,9 +1,10 @@
-//! UDP echo to leave facing the internet: request/reply over datagrams with packets, handlers, servers and clients.
+//! UDP echo that can be left facing the internet: request and reply over datagrams, with packets, handlers, servers and
+//! clients.
 //!
-//! One datagram is one packet. A [`DatagramProtocol`](protocol::DatagramProtocol) says how a packet becomes bytes, a
-//! [`DatagramRequestHandler`](handler::DatagramRequestHandler) says what to do with one, [`server::UdpServer`] serves
-//! it over IPv4 and IPv6 from one socket, [`client::UdpClient`] asks. [`blocking`] has the twins for programs without
-//! an asynchronous runtime.
+//! One datagram is one packet. A [`DatagramProtocol`](protocol::DatagramProtocol) turns packets into bytes and back, a
+//! [`DatagramRequestHandler`](handler::DatagramRequestHandler) handles them, a [`server::UdpServer`] serves them over
+//! IPv4 and IPv6 from one socket, and a [`client::UdpClient`] sends requests. [`blocking`] has the twins for programs
+//! without an asynchronous runtime.
 //!
 //! ```no_run
 //! use echo_udpd::handler::{Client, DatagramRequestHandler, HandlerError, Requests};
@@ -63,8 +64,8 @@
 //! failure_chain
 //! ```
 //! A room uses only rooms below it, and exactly those that its line names: a test holds this list against the code.
-//! `server` and `client` do not know each other; `blocking` only gives their blocking twins one place. Without default
-//! features the crate is the library alone: no command line, settings file, log format or service manager.
+//! `server` and `client` do not know each other; `blocking` only puts their blocking twins in one place. Without
+//! default features the crate is the library alone: no command line, settings file, log format or service manager.
 //!
 //! Linux only: `recvmmsg(2)`, `sendmmsg(2)` and packet information are used as Linux has them.
 

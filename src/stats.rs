@@ -159,7 +159,7 @@ counters! {
     received: Datagrams of Listener, "received";
     /// Datagrams that were passed to the handler.
     handled: Datagrams of Listener;
-    /// Replies other than error replies that the kernel accepted; of the echo handler, the echoes.
+    /// Replies other than error replies that the kernel accepted; from the echo handler these are the echoes.
     sent as echoed: Datagrams of Handler, "echoed";
     /// Error replies that the kernel accepted.
     error_replies: Datagrams of Handler, "error replies";
@@ -174,15 +174,15 @@ counters! {
         Destination = destination, Before;
         /// From a source that the access lists deny.
         Access = access, Before;
-        /// Over the rate of its source, or of all sources together.
+        /// Over the rate limit of its source, or of all sources together.
         RateLimit = rate_limit, Before;
         /// The queue of its client's handler was full, or too many handlers were waiting.
         HandlerBusy = handler_busy, Before;
         /// Byte for byte the server's own error reply: a reply could loop.
         OwnError = own_error, After;
-        /// Not a packet of the protocol, and the handler does not reply to those.
+        /// Not a valid packet, and the handler does not reply to those.
         Invalid = invalid, After;
-        /// Not a packet of the protocol, and over the rate of error replies to its source or to all sources.
+        /// Not a valid packet, and over the limit of error replies to its source, or to all sources together.
         ErrorLimit = error_limit, After;
         /// The handler failed.
         HandlerFailed = handler_failed, After;
@@ -192,17 +192,17 @@ counters! {
         /// The kernel refused the reply.
         Send = send, After;
     }
-    /// Datagrams that the kernel dropped because the receive buffer was full, or for a bad checksum (SO_MEMINFO).
+    /// Datagrams that the kernel dropped because of a full receive buffer or a bad checksum (SO_MEMINFO).
     kernel_drops: Datagrams of Listener, "kernel drops";
     /// Payload bytes received.
     received_bytes: Bytes of Listener;
     /// Payload bytes sent.
     sent_bytes: Bytes of Handler;
-    /// Receive calls that failed; the worker goes on.
+    /// Receive calls that failed; the worker continues.
     receive_errors: Calls of Listener;
-    /// Log lines of requests that were suppressed because they were over the rate of such lines.
+    /// Request lines that were suppressed because they exceeded the log's limit on them.
     log_suppressed: Lines of Handler;
-    /// Log lines that the daemon dropped because the queue to its log was full.
+    /// Log lines that the daemon dropped because the queue in front of its log was full.
     log_dropped: Lines of Process, "log lines dropped";
 }
 

@@ -24,7 +24,7 @@ impl Family {
     }
 }
 
-/// How a client connects.
+/// Options of a client's connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectOptions {
     family: Option<Family>,
@@ -32,7 +32,7 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Either family, any local address.
+    /// Creates options for either family and any local address.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

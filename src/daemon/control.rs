@@ -18,10 +18,10 @@ use crate::server::{ServeError, ServerHandle};
 /// The interval between updates of the status line and of the once-a-second summaries.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the server may take to stop: longer than the grace period of handlers that wait.
+/// The time that the server may take to stop: longer than the grace period of handlers that wait.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
-/// How often a server that does not stop is woken again.
+/// The interval at which a server that does not stop is woken again.
 const WAKE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The requests to the process, and the wake-ups of its control thread.
@@ -67,7 +67,7 @@ pub(super) struct Control<'a, A> {
     tick: Instant,
 }
 
-/// How the server was started, for a reload to compare with.
+/// The settings and sockets that the server was started with, for a reload to compare with.
 pub(super) struct Started {
     pub(super) settings: Settings,
     /// The protocol of each socket that a socket unit passed, if its name is one.

@@ -96,7 +96,7 @@ fn describe(reason: DropReason, count: u64) -> String {
 
 fn advice(reason: DropReason) -> &'static str {
     match reason {
-        DropReason::RateLimit => "; if it is trusted, raise rate-limit.per-second or add it to rate-limit.exempt",
+        DropReason::RateLimit => "; for a trusted source, raise rate-limit.per-second or add it to rate-limit.exempt",
         DropReason::SendBuffer => {
             ": replies to neighbours that do not answer fill it, or the network is too slow; see FORGED NEIGHBOURS in \
              echo-udpd(8)"

@@ -13,8 +13,8 @@ use crate::failure_chain::FailureChain;
 use crate::server::ServeError;
 use crate::socket::BindError;
 
-/// How long a daemon that cannot start waits before it exits. systemd starts a service at once while a datagram waits
-/// in a socket of its socket unit: neither RestartSec= nor RestartPreventExitStatus= applies.
+/// The time that a daemon that cannot start waits before it exits. systemd starts a service at once while a datagram
+/// waits in a socket of its socket unit: neither RestartSec= nor RestartPreventExitStatus= applies.
 const RESTART_DELAY: Duration = Duration::from_secs(2);
 
 /// The reason why the daemon did not run, or did not end as asked.

@@ -40,7 +40,7 @@ use self::start::DaemonContext;
 use self::systemd::ServiceManager;
 use self::systemd::sockets::{InheritError, Inherited};
 
-/// How long the control thread may take to end after a request to stop: longer than all of its own waits together.
+/// The time that the control thread may take to end after a request to stop: longer than all of its waits together.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The definition of the command line: for man pages and completions.

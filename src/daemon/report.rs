@@ -252,7 +252,7 @@ pub(super) fn exempt(reloadable: &Reloadable) {
     if !exempt.is_empty() {
         tracing::warn!(
             message_id = message_id::EXEMPT,
-            "exempt from the rate limit, and so is anyone who can spoof their addresses: {}; an echo service there \
+            "exempt from the rate limit: {}; so is anyone who can spoof these addresses, and an echo service there \
              could loop with this one at full speed",
             first_few(exempt.iter().map(ToString::to_string), ADDRESSES_SHOWN, ", ")
         );

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
-/// How often the flags are polled where nothing can wait for a signal.
+/// The interval at which the flags are polled where nothing can wait for a signal.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Signals could not be watched.

@@ -18,7 +18,7 @@ use crate::server::ServerOptions;
 use crate::server::blocking::{BackgroundServer, UdpServer};
 use crate::socket::{BindTarget, kernel_drops};
 
-/// How long a service manager may take to close a socket.
+/// The time that the service manager may take to close a socket.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of the process that a running server needs: where requests come from, and where reports go.

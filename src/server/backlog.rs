@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::handler::Reply;
 use crate::socket::{SendBatch, SendOutcome};
 
-/// How long a reply may wait.
+/// The longest time that a reply may wait.
 const MAX_WAIT: Duration = Duration::from_millis(20);
 /// The most replies that may wait.
 const CAPACITY: usize = 256;

@@ -154,7 +154,10 @@ impl Drop for Ending {
             Aside::BlockingPool => Aside::Thread,
             Aside::Thread => Aside::Nowhere,
             Aside::Nowhere => {
-                tracing::error!(message_id = message_id::HANDLER_FAILED, "no thread to stop the request handlers on");
+                tracing::error!(
+                    message_id = message_id::HANDLER_FAILED,
+                    "could not start a thread to stop the request handlers"
+                );
                 return;
             }
         };

@@ -260,7 +260,7 @@ fn one_source_gets_its_rate_and_the_log_says_what_to_set() {
     counters.assert_balance();
     let line = daemon.wait_for_line("over the rate limit (rate_limit) in the last second, e.g. 198.51.100.1:2");
     assert!(
-        line.contains("WARN dropped ") && line.contains("; if it is trusted, raise rate-limit.per-second"),
+        line.contains("WARN dropped ") && line.contains("; for a trusted source, raise rate-limit.per-second"),
         "{line}"
     );
     daemon.wait_for_line("over the error reply limit (error_limit) in the last second, e.g. 198.51.100.2:2");

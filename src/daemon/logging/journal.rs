@@ -24,7 +24,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// The largest value of a field; a datagram to journald holds about 200 kB with the kernel's default send buffer.
 const MAX_VALUE_BYTES: usize = 32 << 10;
 
-/// How long a process that exits waits for journald.
+/// The longest time that a process that exits waits for journald.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// journald, as the writer's thread sees it.

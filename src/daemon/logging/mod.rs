@@ -27,7 +27,7 @@ use crate::printable::Printable;
 
 const IDENTIFIER: &str = "echo-udpd";
 
-/// How long a process that exits waits for the log's reader.
+/// The longest time that a process that exits waits for the log's reader.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The log of this process.

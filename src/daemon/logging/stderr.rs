@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::socket::wait_writable;
 
-/// How long a reader that does not read can delay the process.
+/// The longest time that a reader that does not read can delay the process.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bytes that any writable pipe, socket or terminal takes without waiting; a pipe takes PIPE_BUF (pipe(7)).

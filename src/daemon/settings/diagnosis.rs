@@ -546,7 +546,7 @@ workers = 300";
         }
     }
 
-    /// What settings are made of, right and wrong, short and long.
+    /// The parts that settings are made of, right and wrong, short and long.
     fn piece() -> impl Strategy<Value = String> {
         let known = toml::Table::try_from(Settings::default()).unwrap();
         let names = known.iter().flat_map(|(name, value)| {

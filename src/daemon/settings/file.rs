@@ -72,7 +72,7 @@ impl Default for Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Log {
-    /// Where the log goes.
+    /// The destination of the log.
     pub target: LogTarget,
     /// The least severe level that is logged.
     pub level: LogLevel,

@@ -22,7 +22,7 @@ pub struct Fixed {
     pub send_buffer_bytes: BufferSize,
     /// The protocol of listeners that do not name one.
     pub protocol: Protocol,
-    /// Where the log goes.
+    /// The destination of the log.
     pub log_target: LogTarget,
 }
 

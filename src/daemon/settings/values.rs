@@ -85,7 +85,7 @@ choice! {
     }
 }
 choice! {
-    /// Where the log goes.
+    /// The destination of the log.
     LogTarget {
         /// To journald when standard error is connected to it, else to standard error.
         Auto = "auto",

@@ -22,7 +22,7 @@ const MAX_STATUS_BYTES: usize = 1024;
 /// The shortest interval between two watchdog messages.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a process that exits waits for its messages to be sent.
+/// The longest time that a process that exits waits for its messages to be sent.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The service manager that started the daemon and wants to be notified, if there is one.

@@ -27,7 +27,7 @@ pub(super) enum Message {
     Stopping,
     Alive,
     Status(String),
-    /// Why the service could not run, and the errno(3) that comes closest.
+    /// The reason why the service could not run, and the errno(3) that comes closest.
     Failed(String, u32),
     /// A socket to keep under this name.
     Keep(String, OwnedFd),
