@@ -170,7 +170,6 @@ fn listen_ignored(listeners: &[Listener], settings: &Settings) {
             join(&listen),
             join(&passed)
         );
-        return;
     }
     for listener in listeners {
         let address = settings.listen.shown(listener.address);

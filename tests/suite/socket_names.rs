@@ -69,6 +69,21 @@ fn the_names_of_a_socket_unit_s_sockets_say_their_protocols() {
 }
 
 #[test]
+fn a_protocol_that_is_ignored_is_told_also_where_some_addresses_are() {
+    need!(activation_is_possible(), "root and systemd-socket-activate");
+    let namespace = Namespace::new();
+    let settings = "listen = [\"[::]:9000\", { address = \"[::]:9007\", protocol = \"raw\" }]";
+    let mut process = activated(&namespace, &["[::]:9007"], &[], settings);
+    assert_eq!(namespace.run(|| ask(&connected(at("[::1]:9007")), NOT_JSON)), ERROR_REPLY);
+    find(
+        &mut process,
+        "ignoring `listen` ([::]:9000, [::]:9007): the socket unit passed [::]:9007; change ListenDatagram=",
+    );
+    find(&mut process, "ignoring the protocol of [::]:9007 in `listen` (raw): the socket unit's is json; change");
+    stopped(process);
+}
+
+#[test]
 fn sockets_of_one_address_with_two_protocols_are_refused() {
     need!(Namespace::possible() && has_program("python3"), "root, ip and python3");
     let namespace = Namespace::new();
