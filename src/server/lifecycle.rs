@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::mem::take;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt, select};
 use tokio::runtime::{Handle, Runtime};
 
 use super::park::wait;
@@ -135,11 +135,16 @@ impl Ending {
         ran
     }
 
-    /// Stops the handlers, the last that was started first. Dropped meanwhile, it interrupts only the one that is
-    /// stopping.
+    /// Stops the handlers, the last that was started first; panics as one of them did once all have stopped. Dropped
+    /// meanwhile, it interrupts only the one that is stopping.
     async fn stop_handlers(&mut self) {
+        let mut stopped = Ok(());
         while let Some(service) = self.started.pop() {
-            service.stop().await;
+            let stopping = AssertUnwindSafe(async { service.stop().await });
+            stopped = stopped.and(stopping.catch_unwind().await);
+        }
+        if let Err(panic) = stopped {
+            resume_unwind(panic);
         }
     }
 }
