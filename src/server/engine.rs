@@ -184,8 +184,10 @@ where
         (&mut self.outbox.queue, |sent| core.count_sent(&sent))
     }
 
-    /// The same, with everything that was sent from elsewhere, however much that is.
+    /// The same, with everything that was sent from elsewhere, however much that is; nothing more is accepted from
+    /// there.
     pub(crate) fn all_outgoing_mut(&mut self) -> (&mut Vec<Reply>, impl FnMut(SendOutcome<'_, Reply>)) {
+        self.core.elsewhere.close();
         while let Ok(reply) = self.core.elsewhere.try_recv() {
             self.outbox.queue.push(reply);
         }
@@ -423,7 +425,86 @@ impl<F: Future<Output = Result<(), HandlerError>>> Future for Waiting<F> {
         match catch_unwind(AssertUnwindSafe(|| poll_and_clear(future.as_mut(), context))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(result)) => Poll::Ready((self.flow, Ok(result))),
-            Err(panic) => Poll::Ready((self.flow, Err(panic))),
+            Err(panic) => {
+                // What it left behind, which may panic too.
+                drop(catch_unwind(AssertUnwindSafe(|| future.set(None))));
+                Poll::Ready((self.flow, Err(panic)))
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::admission::Policy;
+    use crate::handler::SendPacketError;
+    use crate::protocol::BytesProtocol;
+    use crate::socket::Destination;
+
+    /// An engine for plain bytes, open to everyone, that was handed one datagram.
+    fn engine_with_one_request<M, F>(handle: M) -> Engine<'static, Bytes, Bytes, M, F>
+    where
+        M: Fn(Client<Bytes>, Requests<Bytes>) -> F,
+        F: Future<Output = Result<(), HandlerError>>,
+    {
+        let admission = Arc::new(Admission::new([], &Policy::open()));
+        let [bound, peer] = [9000, 40_000].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let destination = Some(Destination { address: bound.ip(), local: bound.ip(), interface: 1 });
+        let mut engine = Engine::new(BytesProtocol::default(), admission, bound, handle);
+        engine.receive([Datagram::new(Flow { peer, destination }, Bytes::from_static(b"x"))], Instant::now());
+        engine
+    }
+
+    /// Waits once, then panics; and panics when it is dropped.
+    struct PanicsTwice(bool);
+
+    impl Future for PanicsTwice {
+        type Output = Result<(), HandlerError>;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+            assert!(!self.0, "told to");
+            self.0 = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    impl Drop for PanicsTwice {
+        fn drop(&mut self) {
+            panic!("told to, when dropped");
+        }
+    }
+
+    #[test]
+    fn a_future_that_panics_and_panics_again_when_it_is_dropped_is_one_failure() {
+        let mut engine = engine_with_one_request(|_, _| PanicsTwice(false));
+        assert_eq!(engine.waiting(), 1);
+        for _ in 0..2 {
+            let _ = engine.poll(&mut Context::from_waker(Waker::noop()));
+        }
+        engine.publish();
+        let stats = engine.stats();
+        assert_eq!((engine.waiting(), stats.handled, stats.dropped.of(DropReason::HandlerFailed)), (0, 1, 1));
+    }
+
+    #[test]
+    fn what_is_sent_from_elsewhere_is_taken_out_or_refused() {
+        let kept = OnceLock::new();
+        let mut engine = engine_with_one_request(|client, _| {
+            kept.set(client).unwrap();
+            async { Ok(()) }
+        });
+        let send = || {
+            let mut sending = pin!(kept.get().unwrap().send_packet(Bytes::from_static(b"y")));
+            sending.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        assert!(matches!(send(), Poll::Ready(Ok(()))));
+        let (queue, _) = engine.all_outgoing_mut();
+        assert_eq!(queue.len(), 1);
+        assert!(matches!(send(), Poll::Ready(Err(SendPacketError::Stopped))));
     }
 }

@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::mem::take;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt, select};
 use tokio::runtime::{Handle, Runtime};
 
 use super::park::wait;
@@ -135,11 +135,16 @@ impl Ending {
         ran
     }
 
-    /// Stops the handlers in the reverse order of their start. If this is dropped meanwhile, only the handler that is
-    /// stopping is interrupted.
+    /// Stops the handlers in the reverse order of their start; if one panicked, panics likewise once all have stopped.
+    /// If this is dropped meanwhile, only the handler that is stopping is interrupted.
     async fn stop_handlers(&mut self) {
+        let mut stopped = Ok(());
         while let Some(service) = self.started.pop() {
-            service.stop().await;
+            let stopping = AssertUnwindSafe(async { service.stop().await });
+            stopped = stopped.and(stopping.catch_unwind().await);
+        }
+        if let Err(panic) = stopped {
+            resume_unwind(panic);
         }
     }
 }

@@ -60,9 +60,11 @@ impl ServedSocket {
             heartbeat: Arc::clone(&self.inner.heartbeat),
         }
     }
+}
 
+impl Drop for ServedSocket {
     /// Records the kernel's count of drops, which is gone with the socket.
-    fn remember_kernel_drops(&self) {
+    fn drop(&mut self) {
         if let Ok(drops) = socket::kernel_drops(self.inner.socket.as_fd()) {
             self.inner.counters.set_kernel_drops(drops);
         }
@@ -103,7 +105,6 @@ pub(super) async fn run_worker(shared: &Shared, sockets: &[ServedSocket]) -> Res
             }
             let _on_runtime = served.inner.heartbeat.on_runtime();
             serve.await;
-            served.remember_kernel_drops();
         });
     }
     join_all(loops).await;
