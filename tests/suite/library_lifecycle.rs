@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use echo_udpd::admission::{Policy, Prefix};
 use echo_udpd::blocking;
 use echo_udpd::handler::{Client, DatagramRequestHandler, EchoRequestHandler, HandlerError, Requests};
 use echo_udpd::protocol::BytesProtocol;
 use echo_udpd::server::{Phase, ServeError, ServerHandle, ServerOptions, UdpServer};
 use echo_udpd::socket::BindError;
+use echo_udpd::stats::DropReason;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
@@ -221,6 +223,26 @@ fn dropping_the_serving_future_outside_a_runtime_stops_the_handler() {
 }
 
 #[test]
+fn what_the_kernel_dropped_is_counted_however_a_server_ends() {
+    let (server, _) = noted(loopback().receive_buffer(1), Start::Succeeds);
+    let handle = server.handle();
+    let client = connected(address_of(&handle));
+    let flood = async {
+        handle.wait_for_phase(Phase::Serving).await;
+        // In one turn of the runtime: the worker receives nothing of it.
+        (0..100).for_each(|_| assert_eq!(client.send(&[0; 1000]).unwrap(), 1000));
+    };
+    runtime().block_on(async {
+        tokio::select! {
+            _ = server.serve() => panic!("it serves until it is dropped"),
+            () = flood => {}
+        }
+        timeout(DEADLINE, handle.wait_for_phase(Phase::Stopped)).await.unwrap();
+    });
+    assert!(handle.stats().kernel_drops > 0);
+}
+
+#[test]
 fn a_future_that_was_never_polled_neither_starts_nor_stops_the_handler() {
     let (server, events) = noted(loopback(), Start::Succeeds);
     let handle = server.handle();
@@ -278,6 +300,32 @@ fn without_grace_a_handler_still_hears_that_there_are_no_more_requests() {
     let (server, client) = lingering(Some(Duration::ZERO), "until the end");
     server.stop().unwrap();
     assert_eq!(receive(&client), b"farewell");
+}
+
+#[test]
+fn each_loop_gives_one_heartbeat_for_each_request_for_one() {
+    let (server, _) = noted(loopback().workers(2), Start::Succeeds);
+    let server = blocking::UdpServer::from(server).start().unwrap();
+    let handle = server.handle();
+    for beats in 0..3 {
+        wait_for("the heartbeats", || (handle.heartbeats() == [beats, beats]).then_some(()));
+        // What is received without a request is none.
+        (0..20).for_each(|_| assert_eq!(ask(&connected(address_of(handle)), b"x"), b"x"));
+        assert_eq!(handle.heartbeats(), [beats, beats]);
+        handle.request_heartbeats();
+    }
+}
+
+#[test]
+fn a_policy_takes_effect_while_the_server_runs() {
+    let server = blocking::UdpServer::bind(LOOPBACK, BytesProtocol::default(), echo()).unwrap().start().unwrap();
+    let client = connected(address_of(server.handle()));
+    assert_eq!(ask(&client, b"x"), b"x");
+    let mut policy = Policy::open();
+    policy.deny = vec![Prefix::of([127, 0, 0, 0].into(), 8)];
+    server.handle().set_policy(&policy);
+    client.send(b"x").unwrap();
+    wait_for("the drop", || (server.handle().stats().dropped.of(DropReason::Access) == 1).then_some(()));
 }
 
 #[test]

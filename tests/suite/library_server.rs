@@ -349,10 +349,9 @@ impl DatagramRequestHandler for Describes {
             Some(Err(error)) => serde_json::json!({"line": error.line(), "column": error.column()}),
             None => Value::Null,
         };
-        client.send_packet(reply).await?;
         let large = client.send_packet(Value::String("x".repeat(70_000))).await;
         assert!(matches!(large, Err(SendPacketError::TooLarge { size: 70_002, limit: 65_507 })));
-        Ok(())
+        Ok(client.send_packet(reply).await?)
     }
 }
 
@@ -566,6 +565,31 @@ impl DatagramRequestHandler for Second {
         }
         Ok(())
     }
+}
+
+/// Echoes two packets, then says that there was no third.
+struct Within;
+
+impl DatagramRequestHandler for Within {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, client: Client<Bytes>, mut requests: Requests<Bytes>) -> Result<(), HandlerError> {
+        for time in [Duration::ZERO, DEADLINE, Duration::from_millis(1)] {
+            let packet = requests.next_within(time).await.transpose()?;
+            client.send_packet(packet.unwrap_or(Bytes::from_static(b"none"))).await?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_can_wait_for_a_packet_within_some_time() {
+    let server = serve(Within);
+    let client = client_of(server.handle());
+    assert_eq!(ask(&client, b"first"), b"first");
+    assert_eq!(ask(&client, b"second"), b"second");
+    assert_eq!(receive(&client), b"none");
 }
 
 #[test]

@@ -140,6 +140,44 @@ fn a_service_that_cannot_start_stops_those_before_it_too() {
     assert_eq!(*notes.lock().unwrap(), ["first start", "second start", "second stop", "first stop"]);
 }
 
+/// Notes that it stops, and panics.
+struct StopPanics(Noted);
+
+impl DatagramRequestHandler for StopPanics {
+    type Request = Bytes;
+    type Response = Bytes;
+
+    async fn handle(&self, _: Client<Bytes>, _: Requests<Bytes>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        self.0.stop().await;
+        panic!("told to");
+    }
+}
+
+#[test]
+fn services_whose_stop_panics_do_not_keep_the_others_from_stopping() {
+    let notes = Notes::default();
+    let noted = |name| Noted { name, notes: notes.clone(), fails: false };
+    let panicking = |name| Service::new(BytesProtocol::default(), StopPanics(noted(name)));
+    let options = ServerOptions::new().listen(loopback());
+    let options = options.listen_with(loopback(), &panicking("second")).listen_with(loopback(), &panicking("third"));
+    let server = options.bind_service(&panicking("first")).unwrap();
+    let ended = runtime().block_on(async {
+        let handle = server.handle();
+        let task = server.spawn().unwrap();
+        timeout(DEADLINE, handle.wait_for_phase(Phase::Serving)).await.unwrap();
+        task.shutdown();
+        let ended = timeout(DEADLINE, task).await.unwrap();
+        timeout(DEADLINE, handle.wait_for_phase(Phase::Stopped)).await.unwrap();
+        ended
+    });
+    assert!(matches!(ended, Err(ServeError::WorkerPanicked)));
+    assert_eq!(*notes.lock().unwrap(), ["third stop", "second stop", "first stop"]);
+}
+
 #[test]
 fn a_service_on_several_addresses_starts_and_stops_once() {
     let notes = Notes::default();
@@ -204,6 +242,18 @@ fn any_handler_can_be_served_on_a_task_of_a_runtime_with_several_threads() {
     runtime.block_on(served).unwrap().unwrap();
 }
 
+#[test]
+fn a_client_that_a_handler_drops_is_an_example_of_its_reason() {
+    let handler = EchoRequestHandler::<RawJson>::new();
+    let server = UdpServer::bind(LOOPBACK, RawJsonProtocol::default(), handler).unwrap();
+    let handle = server.handle();
+    let _task = server.spawn().unwrap();
+    let client = connected(handle.listeners()[0].address);
+    client.send(br#"{"error":"Invalid JSON","code":"parse_error"}"#).unwrap();
+    wait_for("the drop", || (handle.stats().dropped.of(DropReason::OwnError) == 1).then_some(()));
+    assert_eq!(handle.take_dropped_example(DropReason::OwnError), Some(client.local_addr().unwrap()));
+}
+
 /// Fails at every request, and keeps what it was told of that.
 #[derive(Default)]
 struct Failing(Mutex<Vec<String>>);
@@ -243,6 +293,7 @@ fn a_handler_can_report_its_failures_itself() {
         wait_for("a failure", || failed().then_some(()));
     }
     let peer = client.local_addr().unwrap();
+    assert_eq!(handle.take_dropped_example(DropReason::HandlerFailed), Some(peer));
     let expected = [format!("panic of {peer}: panic: told to"), format!("error of {peer}: refused")];
     assert_eq!(*handler.0.lock().unwrap(), expected);
 }

@@ -17,6 +17,7 @@ mod house;
 mod inherited;
 mod json;
 mod library_client;
+mod library_engine;
 mod library_lifecycle;
 mod library_server;
 mod library_services;
