@@ -223,6 +223,26 @@ fn dropping_the_serving_future_outside_a_runtime_stops_the_handler() {
 }
 
 #[test]
+fn an_awaited_server_ends_once_all_its_workers_have() {
+    let (server, events) = noted(loopback().workers(3), Start::Succeeds);
+    let handle = server.handle();
+    let asking = std::thread::spawn({
+        let handle = handle.clone();
+        move || {
+            wait_for("three workers", || handle.is_serving().then_some(()));
+            // By its port, a client is one worker's.
+            (0..50).for_each(|_| assert_eq!(ask(&connected(address_of(&handle)), b"x"), b"x"));
+            handle.shutdown();
+        }
+    });
+    runtime().block_on(async { timeout(DEADLINE, server.serve()).await.expect("it ends") }).unwrap();
+    asking.join().unwrap();
+    // The handler's `stop` has seen that every socket was closed.
+    assert_eq!(*events.lock().unwrap(), ["start", "stop"]);
+    assert_eq!((handle.phase(), handle.stats().sent), (Phase::Stopped, 50));
+}
+
+#[test]
 fn what_the_kernel_dropped_is_counted_however_a_server_ends() {
     let (server, _) = noted(loopback().receive_buffer(1), Start::Succeeds);
     let handle = server.handle();
