@@ -18,7 +18,7 @@ use echo_udpd::stats::DropReason;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, ask, connected, receive, wait_for};
+use crate::harness::{DEADLINE, ask, connected, receive, wait_for, wait_until_free};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -96,7 +96,7 @@ impl DatagramRequestHandler for Noted {
 
     async fn stop(&self) {
         if let Some(address) = *self.address.lock().unwrap() {
-            UdpSocket::bind(address).expect("all workers have closed their sockets");
+            wait_until_free(address);
         }
         // It may need a runtime, wherever it runs.
         tokio::time::sleep(Duration::from_millis(1)).await;

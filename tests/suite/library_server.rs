@@ -15,7 +15,7 @@ use echo_udpd::stats::DropReason;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::harness::{DEADLINE, ask, connected, is_silent, receive, wait_for};
+use crate::harness::{DEADLINE, ask, connected, is_silent, receive, wait_for, wait_until_free};
 
 type Server = blocking::UdpServer;
 
@@ -137,8 +137,7 @@ struct Outer(#[source] std::io::Error);
 
 #[test]
 fn the_error_of_a_handler_is_reported_with_all_its_causes() {
-    let lines = Lines::default();
-    let guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, guard) = subscribe();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
     let handle = server.handle();
@@ -158,8 +157,7 @@ fn the_error_of_a_handler_is_reported_with_all_its_causes() {
 
 #[test]
 fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client() {
-    let lines = Lines::default();
-    let guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, guard) = subscribe();
     // On this thread, so that it reports to this subscriber.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
@@ -185,6 +183,33 @@ fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client(
     let expected = format!("the request handler failed for {}: panic: told to", address.ip());
     assert!(lines.iter().any(|line| line.contains(&expected)), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains(&format!("peer_port={}", address.port()))), "{lines:?}");
+}
+
+/// Subscribes this thread to what is logged.
+///
+/// tracing asks at the first event of a kind whether anyone wants it; a subscription that begins while another thread is
+/// there can be overlooked. So a handler fails here until it is heard.
+fn subscribe() -> (Lines, tracing::subscriber::DefaultGuard) {
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(lines.clone());
+    wait_for("a subscription", || {
+        let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
+        let handle = server.handle();
+        client_of(&handle).send(b"error").unwrap();
+        let failed = async {
+            while handle.stats().dropped.total() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(server.serve_until(failed)).unwrap();
+        let heard = !std::mem::take(&mut *lines.0.lock().unwrap()).is_empty();
+        if !heard {
+            tracing::callsite::rebuild_interest_cache();
+        }
+        heard.then_some(())
+    });
+    (lines, guard)
 }
 
 /// A subscriber that keeps what it is told.
@@ -407,7 +432,7 @@ fn a_server_goes_from_bound_to_serving_to_stopped() {
         handle.wait_for_phase(Phase::Stopped).await;
     });
     assert_eq!((handle.is_serving(), handle.stats().sent), (false, 1));
-    UdpSocket::bind(address).expect("the port is free again");
+    wait_until_free(address);
 }
 
 #[test]
@@ -424,7 +449,7 @@ fn dropping_the_serving_future_stops_all_workers() {
         assert!(serving.await.is_err(), "it serves until it is dropped");
         tokio::time::timeout(DEADLINE, handle.wait_for_phase(Phase::Stopped)).await.unwrap();
     });
-    UdpSocket::bind(address).expect("the port is free again");
+    wait_until_free(address);
 }
 
 #[test]

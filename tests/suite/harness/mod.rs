@@ -144,6 +144,11 @@ pub(crate) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T>
     }
 }
 
+/// Waits until an address can be bound: a program that another test starts has the socket as well, for a moment.
+pub(crate) fn wait_until_free(address: SocketAddr) {
+    wait_for("a closed socket", || UdpSocket::bind(address).ok());
+}
+
 /// Returns whether nothing comes for a while; ask something else first and wait for its reply, so that this need not be
 /// long.
 pub(crate) fn is_silent(socket: &UdpSocket) -> bool {
