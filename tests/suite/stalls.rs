@@ -199,7 +199,8 @@ fn a_daemon_in_the_foreground_stops_with_its_terminal_unless_it_ignored_hangups(
     need!(has_program("script"), "script, to make a terminal");
     let settings = temporary_file("settings.toml", "");
     let command = format!("{PROGRAM} --listen 127.0.0.1:0 --config {}", settings.display());
-    let (terminal, pid) = on_a_terminal(&format!("exec {command}"));
+    // Whoever runs the tests may ignore hangups, as nohup(1) does.
+    let (terminal, pid) = on_a_terminal(&format!("exec env --default-signal=HUP {command}"));
     terminal.signal("KILL");
     wait_for("its end", || std::fs::metadata(format!("/proc/{pid}")).is_err().then_some(()));
 
