@@ -185,10 +185,45 @@ fn a_panic_or_error_in_a_handler_is_caught_counted_and_reported_with_the_client(
     assert!(lines.iter().any(|line| line.contains(&format!("peer_port={}", address.port()))), "{lines:?}");
 }
 
+fn warnings(lines: &Lines) -> Vec<String> {
+    let lines = lines.0.lock().unwrap();
+    lines.iter().filter(|line| line.contains("the request handler failed")).cloned().collect()
+}
+
+#[test]
+fn failures_beyond_one_a_second_are_counted_in_the_next_warning() {
+    let (lines, guard) = subscribe();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = UdpServer::bind("127.0.0.1:0", BytesProtocol::default(), Failing).unwrap();
+    let handle = server.handle();
+    let failing = std::thread::spawn({
+        let lines = lines.clone();
+        move || {
+            let client = client_of(&handle);
+            let mut failures = 0;
+            wait_for("a second warning", || {
+                client.send(b"error").unwrap();
+                failures += 1;
+                wait_for("a failure", || (handle.stats().dropped.total() == failures).then_some(()));
+                assert_eq!(ask(&client, b"still here"), b"still here");
+                (warnings(&lines).len() == 2).then_some(())
+            });
+            handle.shutdown();
+            failures
+        }
+    });
+    runtime.block_on(server.serve()).unwrap();
+    drop(guard);
+    let failures = failing.join().unwrap();
+    let [first, second] = &warnings(&lines)[..] else { panic!("two warnings") };
+    assert!(!first.contains("not logged"), "{first}");
+    assert!(second.contains(&format!(" ({} more failures were not logged)", failures - 2)), "{second}");
+}
+
 /// Subscribes this thread to what is logged.
 ///
-/// tracing asks at the first event of a kind whether anyone wants it; a subscription that begins while another thread is
-/// there can be overlooked. So a handler fails here until it is heard.
+/// tracing asks at the first event of a kind whether anyone wants it; a subscription that begins while another thread
+/// is there can be overlooked. So a handler fails here until it is heard.
 fn subscribe() -> (Lines, tracing::subscriber::DefaultGuard) {
     let lines = Lines::default();
     let guard = tracing::subscriber::set_default(lines.clone());
@@ -203,7 +238,8 @@ fn subscribe() -> (Lines, tracing::subscriber::DefaultGuard) {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(server.serve_until(failed)).unwrap();
-        let heard = !std::mem::take(&mut *lines.0.lock().unwrap()).is_empty();
+        let heard = !warnings(&lines).is_empty();
+        lines.0.lock().unwrap().clear();
         if !heard {
             tracing::callsite::rebuild_interest_cache();
         }
