@@ -17,8 +17,9 @@ const REQUESTS: u32 = 200;
 const REQUEST_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the last reply may take on a busy machine.
 const LAST_REPLY_WITHIN: Duration = Duration::from_secs(3);
-/// Of them must be answered.
-const LEAST_REPLIES: u32 = REQUESTS * 97 / 100;
+/// Of them must be replied to. Where the machine is short of CPU time the receive buffer overflows for a moment, for
+/// everyone alike; forged neighbours that are not withstood cost 45 % and more.
+const LEAST_REPLIES: u32 = REQUESTS * 4 / 5;
 
 const SERVER: [&str; 2] = ["10.0.0.1", "fd00::1"];
 const CLIENT: [&str; 2] = ["10.0.0.2", "fd00::2"];
