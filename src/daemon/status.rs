@@ -42,8 +42,8 @@ impl Status {
             (label, Some(reason)) => (reason == DropReason::ALL[0]).then(|| format!("{label} {}", self.dropped())),
         });
         let totals = totals.collect::<Vec<_>>().join(", ");
-        let in_all = if self.listeners.len() > 1 { "in total " } else { "" };
-        format!("listening on {}; {in_all}{totals}{}", self.listeners(), self.note)
+        let in_total = if self.listeners.len() > 1 { "in total " } else { "" };
+        format!("listening on {}; {in_total}{totals}{}", self.listeners(), self.note)
     }
 
     /// The listeners; if there are several, with what each received and sent.

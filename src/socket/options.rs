@@ -1,4 +1,4 @@
-//! Socket options: those that every socket needs, whoever bound it, and what the kernel reports about a socket.
+//! Socket options: those that every socket needs, no matter who bound it, and what the kernel reports.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -34,7 +34,7 @@ pub(crate) fn disable_error_queue(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the options that every socket of a server needs, whoever bound it.
+/// Sets the options that every socket of a server needs, no matter who bound it.
 pub(super) fn finish(
     socket: Socket,
     address: SocketAddr,

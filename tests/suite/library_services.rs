@@ -255,7 +255,7 @@ fn a_client_that_a_handler_drops_is_an_example_of_its_reason() {
     assert_eq!(handle.take_dropped_example(DropReason::OwnError), Some(client.local_addr().unwrap()));
 }
 
-/// Fails at every request, and keeps what it was told of that.
+/// Fails at every request, and records each failure that is reported to it.
 #[derive(Default)]
 struct Failing(Mutex<Vec<String>>);
 
