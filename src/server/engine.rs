@@ -27,14 +27,20 @@ use crate::handler::{
 use crate::protocol::DatagramProtocol;
 use crate::rate::RateLimiter;
 use crate::running::{Closing, DropLog};
-use crate::socket::{BATCH_SIZE, Datagram, Flow, SendOutcome};
+use crate::socket::{Datagram, Flow, SendOutcome};
 use crate::stats::{Counters, DropReason, Stats};
 
-/// The most datagrams in a worker's queue before a send waits: a batch of requests with several replies each.
-const OUTBOX_CAPACITY: usize = 4 * BATCH_SIZE;
+/// The most datagrams that a worker handles before it sends the replies and lets others have the thread, in however few
+/// messages they came.
+pub(super) const MAX_TURN: usize = 256;
+/// The most datagrams in a worker's queue before a send waits: a turn's requests with several replies each.
+const OUTBOX_CAPACITY: usize = 4 * MAX_TURN;
 /// The most handlers of one worker that may wait at once; a further one is dropped when it has to wait
 /// (`handler_busy`).
 const MAX_WAITING_HANDLERS: usize = 1024;
+/// The number of references to the worker's state that the engine itself holds: two for each half of the protocol, one of
+/// them in the inbox.
+const OWN_CONTEXTS: usize = 3;
 /// The minimum interval between warnings about handlers that fail.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 /// Limits on what may be queued for waiting handlers: datagrams of one client, and bytes of all clients.
@@ -218,6 +224,12 @@ where
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.core.waiting.len()
+    }
+
+    /// Returns whether only a datagram can make the engine do something: no handler waits, and nobody else holds a
+    /// client to send to.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.core.waiting.is_empty() && Arc::strong_count(&self.core.sending) == OWN_CONTEXTS
     }
 
     pub(crate) fn is_closing(&self) -> bool {

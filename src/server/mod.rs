@@ -6,6 +6,7 @@
 mod backlog;
 pub(crate) mod blocking;
 pub mod engine;
+mod input;
 mod lifecycle;
 mod options;
 mod park;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ServeError;
+use super::worker::Thread;
 use super::workers::{ServedSocket, run_worker};
 use crate::message_id;
 use crate::running::Shared;
@@ -52,6 +53,6 @@ pub(super) fn run_restarting(
 }
 
 fn run_once(runtime: &Runtime, shared: &Shared, sockets: &[ServedSocket]) -> Result<(), ServeError> {
-    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run_worker(shared, sockets))));
+    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run_worker(shared, sockets, Thread::Own))));
     ran.unwrap_or(Err(ServeError::WorkerPanicked))
 }

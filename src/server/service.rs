@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::ServeError;
 use super::engine::{Engine, EngineContext};
-use super::worker::Worker;
+use super::worker::{Thread, Worker};
 use crate::handler::{DatagramRequestHandler, HandlerError};
 use crate::protocol::DatagramProtocol;
 use crate::running::{Heartbeat, ServerHandle, Shared};
@@ -57,8 +57,9 @@ impl Service {
         &'a self,
         socket: &'a SocketToServe,
         shared: &'a Shared,
+        thread: Thread,
     ) -> Result<BoxFuture<'a, ()>, ServeError> {
-        self.serve.serve_socket(self.name, socket, shared)
+        self.serve.serve_socket(self.name, socket, shared, thread)
     }
 
     /// Runs the handler's `start`.
@@ -96,6 +97,7 @@ trait Serve: Send + Sync {
         name: &'static str,
         socket: &'a SocketToServe,
         shared: &'a Shared,
+        thread: Thread,
     ) -> Result<BoxFuture<'a, ()>, ServeError>;
     fn start<'a>(&'a self, server: &'a ServerHandle) -> BoxFuture<'a, Result<(), HandlerError>>;
     fn stop(&self) -> BoxFuture<'_, ()>;
@@ -116,6 +118,7 @@ where
         name: &'static str,
         socket: &'a SocketToServe,
         shared: &'a Shared,
+        thread: Thread,
     ) -> Result<BoxFuture<'a, ()>, ServeError> {
         let handler = &self.handler;
         let context = EngineContext {
@@ -132,7 +135,7 @@ where
             |client, requests| handler.handle(client, requests),
             Box::new(|client, failure| handler.failed(client, failure)),
         );
-        let worker = Worker::new(engine, Arc::clone(&socket.socket), socket.is_ipv6)
+        let worker = Worker::new(engine, Arc::clone(&socket.socket), socket.is_ipv6, thread)
             .map_err(|source| ServeError::Watch { address: socket.address, source })?;
         Ok(Box::pin(worker.run(&socket.heartbeat, shared.closing(), shared.grace)))
     }

@@ -11,6 +11,7 @@ use futures_util::future::{Either, select};
 use super::lifecycle::Lifecycle;
 use super::options::{BoundService, BoundSockets, bind_first};
 use super::runtime::{run_restarting, runtime};
+use super::worker::Thread;
 use super::workers::{ServedSocket, run_worker};
 use super::{ServeError, ServerOptions, ServerTask, Service};
 use crate::admission::Admission;
@@ -129,7 +130,7 @@ impl UdpServer {
     pub async fn serve(self) -> Result<(), ServeError> {
         let mut life = Lifecycle::new(self);
         let ran = match life.begin().await {
-            Ok(()) => run_worker(&life.shared, &life.here).await,
+            Ok(()) => run_worker(&life.shared, &life.here, Thread::Shared).await,
             Err(failure) => Err(failure),
         };
         life.end(ran).await

@@ -10,27 +10,25 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::task::{consume_budget, yield_now};
 use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::backlog::Backlog;
 use super::engine::Engine;
+use super::input::{Input, Received, WhenEmpty};
 use crate::handler::{Client, HandlerError, Requests};
-use crate::message_id;
 use crate::running::Heartbeat;
-use crate::socket::{ReceiveBatch, SendBatch, watch_readable};
+use crate::socket::{SendBatch, watch_readable};
 
 /// The interval at which waiting replies are tried again while nothing is received. The kernel announces room in the
 /// send buffer only once half of it is free (`sock_writeable` in its net/sock.h), which forged neighbours can prevent.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// The longest wait after a receive error that persists.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The number of times that a call interrupted by a signal is repeated at once.
-const INTERRUPTIONS: u32 = 16;
+/// The longest time for which a worker blocks its own thread in a receive call.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// The outcome of one turn of the loop.
 enum Turn {
@@ -42,14 +40,13 @@ enum Turn {
     Closing,
 }
 
-/// The outcome of one receive call.
-enum Received {
-    /// Some datagrams.
-    Batch,
-    /// The socket was empty.
-    Nothing,
-    /// The socket cannot be read.
-    Failed,
+/// The thread that a worker runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thread {
+    /// Its own, which it may block if nothing but its socket needs attention.
+    Own,
+    /// One that it shares with other sockets or tasks.
+    Shared,
 }
 
 pub(super) struct Worker<'h, Q, R, M, F>
@@ -62,58 +59,14 @@ where
     engine: Engine<'h, Q, R, M, F>,
     io: AsyncFd<Arc<UdpSocket>>,
     input: Input,
+    /// The tasks of the thread's runtime, if the worker may block the thread while there are none.
+    tasks: Option<RuntimeMetrics>,
+    /// Datagrams have arrived of late: more are likely to.
+    is_busy: bool,
     send: SendBatch,
     backlog: Backlog,
     /// The timer for trying the backlog again; created when there is one for the first time.
     retry: Option<Pin<Box<Sleep>>>,
-}
-
-/// The receiving half of a worker.
-struct Input {
-    batch: ReceiveBatch,
-    /// The number of receive errors in a row.
-    failures: u32,
-}
-
-impl Input {
-    /// Receives the datagrams that wait, and passes them to the engine.
-    fn receive<Q, R, M, F>(&mut self, socket: &UdpSocket, engine: &mut Engine<'_, Q, R, M, F>) -> Received
-    where
-        Q: 'static,
-        R: 'static,
-        M: Fn(Client<R>, Requests<Q>) -> F,
-        F: Future<Output = Result<(), HandlerError>>,
-    {
-        for _ in 0..INTERRUPTIONS {
-            match self.batch.receive(socket.as_fd()) {
-                Ok(_) => {
-                    self.failures = 0;
-                    engine.receive(self.batch.datagrams(), Instant::now());
-                    return Received::Batch;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.failures = 0;
-                    return Received::Nothing;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::debug!(message_id = message_id::RECEIVE_FAILED, "receive failed, trying again: {error}");
-                    break;
-                }
-            }
-        }
-        self.failures += 1;
-        engine.count_receive_error();
-        Received::Failed
-    }
-
-    /// The pause after an error: one may be caused by an earlier packet (ICMP), a second in a row is likely to persist.
-    fn pause(&self) -> Duration {
-        match self.failures {
-            0..=1 => Duration::ZERO,
-            failures => LONGEST_PAUSE.min(Duration::from_millis(1 << (failures - 1).min(10))),
-        }
-    }
 }
 
 impl<'h, Q, R, M, F> Worker<'h, Q, R, M, F>
@@ -124,23 +77,35 @@ where
     F: Future<Output = Result<(), HandlerError>>,
 {
     /// Prepares to serve a socket on the current runtime.
-    pub(super) fn new(engine: Engine<'h, Q, R, M, F>, socket: Arc<UdpSocket>, ipv6_socket: bool) -> io::Result<Self> {
+    pub(super) fn new(
+        engine: Engine<'h, Q, R, M, F>,
+        socket: Arc<UdpSocket>,
+        ipv6_socket: bool,
+        thread: Thread,
+    ) -> io::Result<Self> {
+        let may_block = thread == Thread::Own && make_blocking(&socket).is_ok();
+        let tasks = may_block.then(|| Handle::current().metrics());
         let io = watch_readable(socket)?;
-        let input = Input { batch: ReceiveBatch::new(), failures: 0 };
         let send = SendBatch::new(ipv6_socket);
-        Ok(Self { engine, io, input, send, backlog: Backlog::default(), retry: None })
+        let (input, backlog) = (Input::new(), Backlog::default());
+        Ok(Self { engine, io, input, tasks, is_busy: false, send, backlog, retry: None })
     }
 
     /// Serves until `closing` is ready, then lets waiting handlers continue for at most `grace`.
     pub(super) async fn run(mut self, heartbeat: &Heartbeat, closing: impl Future<Output = ()>, grace: Duration) {
         let mut closing = pin!(closing);
         loop {
-            let turn = poll_fn(|context| self.poll_turn(heartbeat, closing.as_mut(), context)).await;
+            let is_alone = self.is_busy && self.is_alone();
+            let turn = match is_alone {
+                true => self.turn_alone(heartbeat),
+                false => poll_fn(|context| self.poll_turn(heartbeat, closing.as_mut(), context)).await,
+            };
             self.flush();
             self.engine.publish();
             match turn {
+                Turn::Progress if is_alone => {}
                 // A flood must not starve the runtime's other tasks, such as those of other sockets.
-                Turn::Progress if self.input.batch.is_full() => yield_now().await,
+                Turn::Progress if self.input.has_more() => yield_now().await,
                 // Nor must handlers that send from other tasks.
                 Turn::Progress => consume_budget().await,
                 Turn::ReceiveFailed => {
@@ -160,6 +125,28 @@ where
         self.close(grace).await;
     }
 
+    /// Returns whether nothing but the socket needs this thread.
+    fn is_alone(&self) -> bool {
+        self.tasks.as_ref().is_some_and(|tasks| tasks.num_alive_tasks() == 0)
+            && self.engine.is_idle()
+            && self.backlog.is_empty()
+    }
+
+    /// Waits for datagrams in the receive call itself, which is one system call less than to wait for readiness and then
+    /// to receive. Whoever wants something else of the worker gets it at the end of the call, within [`SLICE`].
+    fn turn_alone(&mut self, heartbeat: &Heartbeat) -> Turn {
+        if self.engine.is_closing() {
+            return Turn::Closing;
+        }
+        match self.input.receive(self.io.get_ref(), &mut self.engine, WhenEmpty::Wait) {
+            Received::Datagrams => {}
+            Received::Nothing => self.is_busy = false,
+            Received::Failed => return Turn::ReceiveFailed,
+        }
+        heartbeat.beat();
+        Turn::Progress
+    }
+
     fn poll_turn(
         &mut self,
         heartbeat: &Heartbeat,
@@ -172,17 +159,18 @@ where
         let mut received = self.poll_receive(context);
         let driven = self.engine.poll(context);
         if received.is_pending() && heartbeat.poll_requested(context.waker()) {
-            received = match self.input.receive(self.io.get_ref(), &mut self.engine) {
+            received = match self.input.receive(self.io.get_ref(), &mut self.engine, WhenEmpty::Return) {
                 Received::Nothing => {
                     heartbeat.beat();
                     Poll::Pending
                 }
-                Received::Batch => Poll::Ready(true),
+                Received::Datagrams => Poll::Ready(true),
                 Received::Failed => Poll::Ready(false),
             };
         }
         match received {
             Poll::Ready(true) => {
+                self.is_busy = true;
                 heartbeat.beat();
                 Poll::Ready(Turn::Progress)
             }
@@ -192,23 +180,23 @@ where
         }
     }
 
-    /// Receives a batch once the socket is readable; returns whether it could be read.
+    /// Receives datagrams once the socket is readable; returns whether it could be read.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let Self { engine, io, input, .. } = self;
         loop {
             // Taken before the call, so that readiness announced during the call is not cleared.
             let Ok(mut ready) = std::task::ready!(io.poll_read_ready(context)) else {
-                input.failures += 1;
+                input.count_failure();
                 return Poll::Ready(false);
             };
-            let received = input.receive(io.get_ref(), engine);
+            let received = input.receive(io.get_ref(), engine, WhenEmpty::Return);
             // Only an empty socket is sure to announce what comes next; a socket after a short batch is not: with Linux
             // 6.18, datagrams that arrived during the call were seen to wait without ever being announced.
             if matches!(received, Received::Nothing) {
                 ready.clear_ready();
             }
             match received {
-                Received::Batch => return Poll::Ready(true),
+                Received::Datagrams => return Poll::Ready(true),
                 Received::Nothing => {}
                 Received::Failed => return Poll::Ready(false),
             }
@@ -279,6 +267,13 @@ where
     }
 }
 
+/// Makes the receive call of a worker wait, for at most [`SLICE`]; its other calls never wait (MSG_DONTWAIT). Both are
+/// properties that all holders of the socket share: whoever adopts it sets them again.
+fn make_blocking(socket: &UdpSocket) -> io::Result<()> {
+    socket.set_read_timeout(Some(SLICE))?;
+    socket.set_nonblocking(false)
+}
+
 /// A worker also ends when it is dropped, because the server's future was dropped or the runtime failed: what it had in
 /// progress is counted even then.
 impl<Q, R, M, F> Drop for Worker<'_, Q, R, M, F>
@@ -293,5 +288,8 @@ where
         let (queue, count) = self.engine.all_outgoing_mut();
         self.backlog.drop_all(queue, count);
         self.engine.publish();
+        if self.tasks.is_some() {
+            let _ = self.io.get_ref().set_nonblocking(true);
+        }
     }
 }

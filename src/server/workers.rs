@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::ServeError;
 use super::runtime::{run_restarting, runtime};
 use super::service::{Service, SocketToServe};
+use super::worker::Thread;
 use crate::running::{Heartbeat, OpenGuard, Shared, SocketMonitor};
 use crate::socket::{self, BoundSocket};
 use crate::stats::Counters;
@@ -95,10 +96,11 @@ pub(super) fn spawn_worker(
 }
 
 /// Serves some sockets on this task until the server closes.
-pub(super) async fn run_worker(shared: &Shared, sockets: &[ServedSocket]) -> Result<(), ServeError> {
+pub(super) async fn run_worker(shared: &Shared, sockets: &[ServedSocket], thread: Thread) -> Result<(), ServeError> {
+    let thread = if sockets.len() == 1 { thread } else { Thread::Shared };
     let mut loops = Vec::with_capacity(sockets.len());
     for served in sockets {
-        let serve = served.service.serve_socket(&served.inner, shared)?;
+        let serve = served.service.serve_socket(&served.inner, shared, thread)?;
         loops.push(async move {
             if !served.started.swap(true, Relaxed) {
                 shared.now_serving();

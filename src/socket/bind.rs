@@ -243,8 +243,25 @@ mod tests {
             }
         }
         assert!(on.len() > 25, "{on:?}");
-        let adopted = adopt(socket, &SocketOptions::default()).unwrap();
+        let adopted = adopt(socket, &SocketOptions { udp_gro: false, ..SocketOptions::default() }).unwrap();
         on.retain(|&(level, option)| get_integer(adopted.socket.as_fd(), level, option).unwrap() != 0);
         assert_eq!(on, [], "still on, by level and number");
+        let adopted = adopt(adopted.socket, &SocketOptions::default()).unwrap();
+        assert_eq!(get_integer(adopted.socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO).unwrap(), 1);
+    }
+
+    #[test]
+    fn runs_that_are_queued_are_not_taken_for_datagrams_when_udp_gro_is_turned_off() {
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        set_integer(sender.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 100).unwrap();
+        let adopt = |socket, udp_gro| adopt(socket, &SocketOptions { udp_gro, ..SocketOptions::default() }).unwrap();
+        for (was_on, left) in [(true, 0), (false, 5)] {
+            let socket = adopt(UdpSocket::bind("127.0.0.1:0").unwrap(), was_on).socket;
+            sender.send_to(&[b'x'; 450], socket.local_addr().unwrap()).unwrap();
+            let socket = adopt(socket, false).socket;
+            let sizes: Vec<_> = std::iter::from_fn(|| socket.recv(&mut [0; 500]).ok()).collect();
+            assert_eq!(sizes.len(), left, "{sizes:?}");
+            assert!(sizes.iter().all(|&size| size <= 100));
+        }
     }
 }

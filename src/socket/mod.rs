@@ -19,7 +19,7 @@ mod sockaddr;
 mod wait;
 mod watch;
 
-pub use ancillary::PacketInfo;
+pub use ancillary::ControlMessages;
 pub use bind::{BindTarget, adopt, bind, client_ports};
 pub use bound::{BindError, BoundSocket, Families, SocketOptions};
 pub use datagram::{Datagram, Destination, Flow, MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6, Outgoing, max_payload};

@@ -7,6 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use socket2::{Domain, Socket, Type};
 
 use super::bound::{BindError, BoundSocket, Families, SocketOptions};
+use super::wait::receive_now;
+
+/// The most queued messages that are discarded when UDP_GRO is turned off: more than any receive buffer holds.
+const MAX_DISCARDED: u32 = 1 << 20;
 
 /// The number of datagrams that the kernel has dropped on this socket since it was created, because of a full buffer or
 /// a bad checksum: exact at once, unlike SO_RXQ_OVFL. After 2^32 it starts again at 0.
@@ -42,6 +46,7 @@ pub(super) fn finish(
     options: &SocketOptions,
 ) -> Result<BoundSocket, BindError> {
     set(&socket, address, "O_NONBLOCK", |socket| socket.set_nonblocking(true))?;
+    set(&socket, address, "SO_RCVTIMEO", |socket| socket.set_read_timeout(None))?;
     // A dual-stack socket accepts the IPv4 options too, and needs them for its IPv4 datagrams.
     for (name, level, option, value) in IPV4_OPTIONS {
         set(&socket, address, name, |socket| set_integer(socket.as_fd(), level, option, value))?;
@@ -56,6 +61,7 @@ pub(super) fn finish(
             buffer.resize(&socket, address, bytes)?;
         }
     }
+    set_gro(&socket, options.udp_gro);
     let granted = |buffer: Buffer| {
         let read = buffer.granted(&socket);
         read.map_err(|source| BindError::GetOption { address, option: buffer.name, source })
@@ -65,6 +71,17 @@ pub(super) fn finish(
     let address =
         socket.local_addr().map_err(|source| BindError::GetOption { address, option: "the local address", source })?;
     Ok(BoundSocket { socket, address, families, receive_buffer, send_buffer })
+}
+
+/// Turns UDP_GRO on or off. A kernel without it (before Linux 5.0), or a socket that may not have it, does without.
+fn set_gro(socket: &Socket, on: bool) {
+    let was_on = get_integer(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|value| value != 0);
+    let _ = set_integer(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, on.into());
+    if was_on && !on {
+        // A run that is queued already would now look like one datagram.
+        let discard = |_: &u32| receive_now(socket, &mut []).is_ok();
+        let _ = (0..MAX_DISCARDED).take_while(discard).count();
+    }
 }
 
 /// One of a socket's two buffers, given by its options.
@@ -123,8 +140,8 @@ pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Re
 
 /// Switches off options that the parent process may have left on and that would break an echo: replies to broadcasts,
 /// sharing the port with any other process (SO_REUSEADDR), control messages that nobody reads and that leave no room
-/// for the packet information, errors of one peer that fail the next reply to another, datagrams merged or cut by the
-/// kernel or sent without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=,
+/// for the packet information, errors of one peer that fail the next reply to another, datagrams that the kernel merges,
+/// cuts or sends without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=,
 /// Priority=, IPTOS=, IPTTL=, BindToDevice=, ReusePort=.
 pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) -> Result<(), BindError> {
     let ipv6: &[IntegerOption] = if families.is_ipv6_socket() { &IPV6_RESETS } else { &[] };
@@ -147,7 +164,7 @@ pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) ->
 
 type IntegerOption = (&'static str, i32, i32, i32);
 
-const SOCKET_RESETS: [IntegerOption; 14] = [
+const SOCKET_RESETS: [IntegerOption; 13] = [
     ("SO_BROADCAST", libc::SOL_SOCKET, libc::SO_BROADCAST, 0),
     ("SO_REUSEADDR", libc::SOL_SOCKET, libc::SO_REUSEADDR, 0),
     ("SO_TIMESTAMP", libc::SOL_SOCKET, libc::SO_TIMESTAMP, 0),
@@ -161,7 +178,6 @@ const SOCKET_RESETS: [IntegerOption; 14] = [
     ("UDP_NO_CHECK6_RX", libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 0),
     ("UDP_CORK", libc::SOL_UDP, libc::UDP_CORK, 0),
     ("UDP_SEGMENT", libc::SOL_UDP, libc::UDP_SEGMENT, 0),
-    ("UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, 0),
 ];
 const IPV4_RESETS: [IntegerOption; 10] = [
     ("IP_RECVERR", libc::IPPROTO_IP, libc::IP_RECVERR, 0),
@@ -221,7 +237,6 @@ fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> 
 }
 
 /// Reads an option that is a number.
-#[cfg(test)]
 pub(super) fn get_integer(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<i32> {
     let (mut value, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
     // SAFETY: the value is writable for the length that the kernel is told, and any bytes are a valid integer.

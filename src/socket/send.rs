@@ -1,7 +1,11 @@
 //! Sends a batch of datagrams by `sendmmsg(2)`, each from the address that its request was sent to.
 //!
-//! A datagram that cannot be sent does not affect the others: `sendmmsg` stops at the first that fails, with a short
-//! count or (if it is the first of the call) with its errno; that one is skipped and the rest is sent.
+//! Consecutive datagrams of one flow and one size leave as one message, which the kernel cuts (UDP_SEGMENT of udp(7)):
+//! a run takes the way through the kernel once. Where a device or a route refuses a run, its datagrams go out one by
+//! one.
+//!
+//! A datagram that cannot be sent does not affect the others: `sendmmsg` stops at the first message that fails, with a
+//! short count or (if it is the first of the call) with its errno; that one is skipped and the rest is sent.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,11 +15,29 @@ use super::{BATCH_SIZE, Flow, Outgoing};
 
 /// The number of times that a call interrupted by a signal is repeated before its datagram counts as refused.
 const INTERRUPTIONS: u32 = 16;
+/// The most datagrams in a run (`UDP_MAX_SEGMENTS` of the kernel's linux/udp.h; it was 64 before Linux 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// The most bytes in a run: with its headers it has to fit in one packet of 65 535.
+const MAX_RUN_BYTES: usize = 65_000;
+/// The number of runs after which one that was refused is tried again.
+const RUNS_BEFORE_RETRY: u32 = 1024;
 
-/// Sends queued datagrams, up to [`BATCH_SIZE`] per call.
+/// Sends queued datagrams, up to [`BATCH_SIZE`] messages per call.
 pub struct SendBatch {
     ipv6_socket: bool,
     messages: Messages,
+    /// The number of datagrams in each message of the next call.
+    runs: Vec<usize>,
+    refused: Option<RefusedRun>,
+}
+
+/// The run that was refused last: others like it are not tried for a while. Mostly its datagrams have to be fragmented,
+/// which depends on the path.
+struct RefusedRun {
+    flow: Flow,
+    size: usize,
+    /// The number of runs until it is forgotten.
+    remaining: u32,
 }
 
 /// The outcome for a queued datagram.
@@ -27,11 +49,21 @@ pub enum SendOutcome<'a, T = Outgoing> {
     Refused(&'a T, io::Error),
 }
 
+/// How the messages that were prepared ended.
+enum Sent {
+    /// All were sent or refused.
+    All,
+    /// The next one is a run, which was refused as a whole.
+    RunRefused(usize),
+    /// The send buffer is full.
+    Blocked(io::Error),
+}
+
 impl SendBatch {
     /// Creates a batch for sockets of the family AF_INET6 or AF_INET.
     #[must_use]
     pub fn new(ipv6_socket: bool) -> Self {
-        Self { ipv6_socket, messages: Messages::new() }
+        Self { ipv6_socket, messages: Messages::new(), runs: Vec::with_capacity(BATCH_SIZE), refused: None }
     }
 
     /// Sends all of `queue`, in order, and reports the outcome for each datagram; those not sent or refused remain in
@@ -45,49 +77,82 @@ impl SendBatch {
         queue: &mut Vec<T>,
         mut report: impl FnMut(SendOutcome<'_, T>),
     ) -> io::Result<()> {
-        let mut done = 0;
+        // The number of datagrams that were dealt with, and of those after them that must not form a run.
+        let (mut done, mut singles) = (0, 0);
         let result = loop {
-            let chunk = &queue[done..queue.len().min(done + BATCH_SIZE)];
-            if chunk.is_empty() {
+            let rest = &queue[done..];
+            if rest.is_empty() {
                 break Ok(());
             }
-            self.prepare(chunk);
-            match self.send_chunk(socket, chunk, &mut report) {
-                (sent, None) => done += sent,
-                (sent, Some(blocked)) => {
-                    done += sent;
-                    break Err(blocked);
-                }
+            self.prepare(rest, std::mem::take(&mut singles));
+            let (count, sent) = self.send_prepared(socket, rest, &mut report);
+            done += count;
+            match sent {
+                Sent::All => {}
+                Sent::RunRefused(run) => singles = run,
+                Sent::Blocked(error) => break Err(error),
             }
         };
         queue.drain(..done);
         result
     }
 
-    fn prepare<T: AsRef<Outgoing>>(&mut self, chunk: &[T]) {
-        self.messages.grow(chunk.len());
-        for (at, outgoing) in chunk.iter().map(AsRef::as_ref).enumerate() {
-            let Flow { peer, destination } = &outgoing.flow;
+    /// Prepares the messages of the next call, up to [`BATCH_SIZE`]; the first `singles` datagrams each get their own.
+    fn prepare<T: AsRef<Outgoing>>(&mut self, queue: &[T], singles: usize) {
+        self.runs.clear();
+        self.messages.grow(queue.len().min(BATCH_SIZE), queue.len().min(BATCH_SIZE * MAX_SEGMENTS));
+        let mut done = 0;
+        while done < queue.len() && self.runs.len() < BATCH_SIZE {
+            let rest = &queue[done..];
+            let count = if done < singles { 1 } else { self.run_length(rest) };
+            let first = rest[0].as_ref();
+            for (at, outgoing) in rest[..count].iter().map(AsRef::as_ref).enumerate() {
+                let payload = &outgoing.payload;
+                // The kernel only reads the payload; iovec has no const form.
+                let part = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+                self.messages.set_part(done + at, part);
+            }
+            let segment_size = if count > 1 { u16::try_from(first.payload.len()).ok() } else { None };
+            let Flow { peer, destination } = &first.flow;
+            let at = self.runs.len();
             let name_length = self.messages.names[at].encode(*peer, self.ipv6_socket);
-            let control_length = destination.as_ref().map_or(0, |asked| self.messages.controls[at].encode(asked));
-            // The kernel only reads the payload; iovec has no const form.
-            let part =
-                libc::iovec { iov_base: outgoing.payload.as_ptr().cast_mut().cast(), iov_len: outgoing.payload.len() };
-            self.messages.point(at, name_length, control_length, part);
+            let control_length = self.messages.controls[at].encode(destination.as_ref(), segment_size);
+            self.messages.point(at, name_length, control_length, done..done + count);
+            self.runs.push(count);
+            done += count;
         }
     }
 
-    /// The number of datagrams dealt with, and the error if the caller has to wait.
-    fn send_chunk<T>(
+    /// The number of datagrams at the front of the queue that can leave as one message.
+    fn run_length<T: AsRef<Outgoing>>(&mut self, queue: &[T]) -> usize {
+        let run = run_length(queue);
+        if run > 1
+            && let Some(refused) = &mut self.refused
+        {
+            refused.remaining -= 1;
+            let first = queue[0].as_ref();
+            let is_like_it = first.payload.len() >= refused.size && first.flow == refused.flow;
+            if refused.remaining == 0 {
+                self.refused = None;
+            }
+            if is_like_it {
+                return 1;
+            }
+        }
+        run
+    }
+
+    /// Sends the messages that were prepared for this queue; returns how many of its datagrams were dealt with.
+    fn send_prepared<T: AsRef<Outgoing>>(
         &mut self,
         socket: BorrowedFd<'_>,
-        chunk: &[T],
+        queue: &[T],
         report: &mut impl FnMut(SendOutcome<'_, T>),
-    ) -> (usize, Option<io::Error>) {
-        let (mut at, mut interrupted) = (0, 0);
-        while at < chunk.len() {
-            let headers = self.messages.headers(at..chunk.len());
-            // SAFETY: these headers were prepared for this chunk, whose payloads, like the names, control buffers and
+    ) -> (usize, Sent) {
+        let (mut at, mut done, mut interrupted) = (0, 0, 0);
+        while at < self.runs.len() {
+            let headers = self.messages.headers(at..self.runs.len());
+            // SAFETY: these headers were prepared for this queue, whose payloads, like the names, control buffers and
             // parts, are alive and not written to during the call.
             let sent = unsafe {
                 libc::sendmmsg(
@@ -100,24 +165,53 @@ impl SendBatch {
             };
             match usize::try_from(sent) {
                 Ok(sent) if sent > 0 => {
-                    chunk[at..at + sent].iter().for_each(|outgoing| report(SendOutcome::Sent(outgoing)));
+                    let datagrams: usize = self.runs[at..at + sent].iter().sum();
+                    queue[done..done + datagrams].iter().for_each(|outgoing| report(SendOutcome::Sent(outgoing)));
                     at += sent;
+                    done += datagrams;
                 }
                 _ => {
                     let error = io::Error::last_os_error();
                     match error.kind() {
                         io::ErrorKind::Interrupted if interrupted < INTERRUPTIONS => interrupted += 1,
-                        io::ErrorKind::WouldBlock => return (at, Some(error)),
+                        io::ErrorKind::WouldBlock => return (done, Sent::Blocked(error)),
+                        _ if self.runs[at] > 1 => {
+                            let first = queue[done].as_ref();
+                            let (flow, size) = (first.flow, first.payload.len());
+                            self.refused = Some(RefusedRun { flow, size, remaining: RUNS_BEFORE_RETRY });
+                            return (done, Sent::RunRefused(self.runs[at]));
+                        }
                         _ => {
-                            report(SendOutcome::Refused(&chunk[at], error));
+                            report(SendOutcome::Refused(&queue[done], error));
                             at += 1;
+                            done += 1;
                         }
                     }
                 }
             }
         }
-        (at, None)
+        (done, Sent::All)
     }
+}
+
+/// The number of datagrams at the front of a queue that are of one flow and one size; the last may be shorter. An empty
+/// datagram is never part of a run: it would be no part of its bytes.
+fn run_length<T: AsRef<Outgoing>>(queue: &[T]) -> usize {
+    let first = queue[0].as_ref();
+    let size = first.payload.len();
+    let (mut count, mut bytes) = (1, size);
+    for next in queue[1..].iter().take(MAX_SEGMENTS - 1).map(AsRef::as_ref) {
+        let length = next.payload.len();
+        bytes += length;
+        if length == 0 || length > size || bytes > MAX_RUN_BYTES || next.flow != first.flow {
+            break;
+        }
+        count += 1;
+        if length < size {
+            break;
+        }
+    }
+    count
 }
 
 #[cfg(test)]
@@ -173,6 +267,86 @@ mod tests {
         for text in texts {
             let length = receiver.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..length], text.as_bytes());
+        }
+    }
+
+    /// Sends these payloads to a socket with UDP_GRO, each to the given one of two addresses that it has, and returns
+    /// what it received: for each message its datagrams' sizes.
+    fn messages_of(payloads: &[(usize, u8)]) -> Vec<Vec<usize>> {
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let receivers = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut queue = Vec::new();
+        for (at, &(size, to)) in payloads.iter().enumerate() {
+            let peer = receivers[usize::from(to)].local_addr().unwrap();
+            queue.push(Outgoing { payload: Bytes::from(vec![at as u8; size]), ..outgoing(peer, "") });
+        }
+        let mut sent = Vec::new();
+        let report = |outcome: SendOutcome<'_>| match outcome {
+            SendOutcome::Sent(outgoing) => sent.push(outgoing.payload.len()),
+            SendOutcome::Refused(_, error) => panic!("{error}"),
+        };
+        let mut batch = SendBatch::new(false);
+        batch.send(sender.as_fd(), &mut queue, report).unwrap();
+        assert!(sent.iter().copied().eq(payloads.iter().map(|&(size, _)| size)), "{sent:?}");
+        for (to, receiver) in receivers.iter().enumerate() {
+            let expected = payloads.iter().enumerate().filter(|(_, payload)| usize::from(payload.1) == to);
+            receiver.set_nonblocking(true).unwrap();
+            for (at, &(size, _)) in expected {
+                let mut buffer = vec![0; 65_536];
+                let length = receiver.recv(&mut buffer).unwrap();
+                assert_eq!(buffer[..length], vec![at as u8; size]);
+            }
+            assert!(receiver.recv(&mut [0; 9]).is_err());
+        }
+        let mut at = 0;
+        let cut = |&count: &usize| {
+            at += count;
+            payloads[at - count..at].iter().map(|payload| payload.0).collect()
+        };
+        batch.runs.iter().map(cut).collect()
+    }
+
+    #[test]
+    fn consecutive_datagrams_of_one_flow_and_size_leave_as_one_message() {
+        let sizes = |payloads: &[(usize, u8)]| messages_of(payloads).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(&[(64, 0); 5]), [5]);
+        assert_eq!(sizes(&[(64, 0), (64, 0), (63, 0), (63, 0)]), [3, 1], "a shorter one is the last");
+        assert_eq!(sizes(&[(64, 0), (65, 0), (65, 0), (1, 0), (2, 0)]), [1, 3, 1], "a longer one begins another");
+        assert_eq!(sizes(&[(64, 0), (64, 1), (64, 1), (64, 0)]), [1, 2, 1], "another peer");
+        assert_eq!(sizes(&[(0, 0), (0, 0), (5, 0), (0, 0), (5, 0)]), [1; 5], "empty ones go alone");
+        assert_eq!(sizes(&[(3, 0); 130]), [64, 64, 2], "at most 64 datagrams");
+        assert_eq!(sizes(&[(1300, 0); 52]), [50, 2], "at most 65 000 bytes");
+        assert_eq!(sizes(&[(32_500, 0), (32_500, 0), (40_000, 0), (25_001, 0)]), [2, 1, 1]);
+    }
+
+    #[test]
+    fn a_run_that_the_kernel_refuses_goes_out_one_by_one_and_only_its_like_for_a_while() {
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // The kernel cuts nothing for a socket that sends no checksums (EINVAL), but takes each datagram.
+        let no_checksums = |on: i32| {
+            crate::socket::options::set_integer(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, on).unwrap();
+        };
+        let receivers = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [first, second] = [0, 1].map(|at: usize| receivers[at].local_addr().unwrap());
+        let mut batch = SendBatch::new(false);
+        let mut runs = |peers: &[SocketAddr]| {
+            let mut queue: Vec<_> = peers.iter().map(|&peer| outgoing(peer, "payload")).collect();
+            let mut sent = 0;
+            let count = |outcome: SendOutcome<'_>| sent += u32::from(matches!(outcome, SendOutcome::Sent(_)));
+            batch.send(sender.as_fd(), &mut queue, count).unwrap();
+            assert_eq!((sent as usize, queue.len()), (peers.len(), 0));
+            batch.runs.clone()
+        };
+        no_checksums(1);
+        assert_eq!(runs(&[first, first, first]), [1, 1, 1]);
+        no_checksums(0);
+        assert_eq!(runs(&[first, first, second, second, second]), [1, 1, 3]);
+        (0..RUNS_BEFORE_RETRY).for_each(|_| drop(runs(&[second, second])));
+        assert_eq!(runs(&[first, first]), [2], "tried again");
+        for (receiver, count) in receivers.iter().zip([7, 3 + 2 * RUNS_BEFORE_RETRY as usize]) {
+            receiver.set_nonblocking(true).unwrap();
+            let received = std::iter::from_fn(|| receiver.recv(&mut [0; 9]).ok()).count();
+            assert!(received == count || received > 200, "{received}: more than its buffer holds");
         }
     }
 }

@@ -17,7 +17,7 @@ use echo_udpd::printable::Printable;
 use echo_udpd::protocol::RawJsonProtocol;
 use echo_udpd::serializer::RawJson;
 use echo_udpd::server::engine::Engine;
-use echo_udpd::socket::{Datagram, Destination, Flow, PacketInfo, SendOutcome};
+use echo_udpd::socket::{ControlMessages, Datagram, Destination, Flow, SendOutcome};
 use echo_udpd::stats::{DropReason, Stats};
 
 /// A settings file that is accepted prints as one that means the same; one that is not has faults, each on one
@@ -58,7 +58,7 @@ pub(crate) fn printable(input: &[u8]) {
 
 /// Any control messages are read to their end, and an address is never made up.
 pub(crate) fn control(input: &[u8]) {
-    let info = PacketInfo::parse(input);
+    let info = ControlMessages::parse(input);
     assert!(info.ipv4.is_none_or(|to| to.address.is_ipv4() && to.local.is_ipv4()));
     assert!(info.ipv6.is_none_or(|to| to.address.is_ipv6() && to.local == to.address));
     let found = |octets: &[u8]| input.windows(octets.len()).any(|window| window == octets);
