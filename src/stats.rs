@@ -192,8 +192,9 @@ counters! {
         /// The kernel refused the reply.
         Send = send, After;
     }
-    /// Datagrams that the kernel dropped because of a full receive buffer or a bad checksum (SO_MEMINFO).
-    kernel_drops: Datagrams of Listener, "kernel drops";
+    /// Datagrams that the kernel dropped because of a full receive buffer or a bad checksum (SO_MEMINFO): at least so
+    /// many, since with UDP_GRO the kernel counts a run of datagrams as one.
+    kernel_drops: Datagrams of Listener, "kernel drops at least";
     /// Payload bytes received.
     received_bytes: Bytes of Listener;
     /// Payload bytes sent.

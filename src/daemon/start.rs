@@ -57,7 +57,8 @@ impl DaemonContext<'_> {
             .workers(settings.worker_count())
             .policy(reloadable.policy.clone())
             .receive_buffer(settings.receive_buffer_bytes.value() as usize)
-            .send_buffer(settings.send_buffer_bytes.value() as usize);
+            .send_buffer(settings.send_buffer_bytes.value() as usize)
+            .udp_gro(settings.udp_gro);
         let server = options.bind_service(services.of(settings.reply.protocol))?;
         if socket_source.handed_over == 0 {
             // Except a free port that port 0 took: the next run does not ask for it.

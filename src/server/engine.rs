@@ -38,8 +38,7 @@ const OUTBOX_CAPACITY: usize = 4 * MAX_TURN;
 /// The most handlers of one worker that may wait at once; a further one is dropped when it has to wait
 /// (`handler_busy`).
 const MAX_WAITING_HANDLERS: usize = 1024;
-/// The number of references to the worker's state that the engine itself holds: two for each half of the protocol, one of
-/// them in the inbox.
+/// The number of references to the worker's state that the engine itself holds: `receiving`, `sending`, and the inbox.
 const OWN_CONTEXTS: usize = 3;
 /// The minimum interval between warnings about handlers that fail.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);

@@ -133,6 +133,15 @@ impl ServerOptions {
         self
     }
 
+    /// Lets the kernel hand over a run of datagrams of one flow and size as one message (UDP_GRO of udp(7)), where it
+    /// can: each costs less then, and handlers see no difference. The kernel counts such a run as one drop
+    /// ([`Stats::kernel_drops`](crate::stats::Stats::kernel_drops)). On by default.
+    #[must_use]
+    pub fn udp_gro(mut self, on: bool) -> Self {
+        self.options.udp_gro = on;
+        self
+    }
+
     /// The policy: which sources get a reply, and how often.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {

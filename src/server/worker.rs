@@ -132,8 +132,8 @@ where
             && self.backlog.is_empty()
     }
 
-    /// Waits for datagrams in the receive call itself, which is one system call less than to wait for readiness and then
-    /// to receive. Whoever wants something else of the worker gets it at the end of the call, within [`SLICE`].
+    /// Waits for datagrams in the receive call itself, which saves the system call that waits for readiness. Whoever
+    /// wants something else of the worker gets it at the end of the call, within [`SLICE`].
     fn turn_alone(&mut self, heartbeat: &Heartbeat) -> Turn {
         if self.engine.is_closing() {
             return Turn::Closing;

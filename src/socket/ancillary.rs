@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Destination;
 
-/// Room for the control messages of one message: both kinds of packet information and the size of a run's datagrams take
-/// 96 bytes; the rest is for others that may be enabled on a given socket.
+/// Room for the control messages of one message: both kinds of packet information and the size of a run's datagrams
+/// take 96 bytes; the rest is for others that may be enabled on a given socket.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct ControlBuffer([u8; ControlBuffer::SIZE]);

@@ -13,8 +13,8 @@ pub struct SocketOptions {
     /// Bytes of send buffer (SO_SNDBUFFORCE, else SO_SNDBUF); `None` leaves the kernel's default. Replies wait in it
     /// while the kernel looks up the neighbour that they go to.
     pub send_buffer: Option<usize>,
-    /// Lets the kernel hand over runs of datagrams of one flow and size as one message (UDP_GRO of udp(7)), where it can:
-    /// each costs less then. A batch tells them apart again. On by default.
+    /// Lets the kernel hand over a run of datagrams of one flow and size as one message (UDP_GRO of udp(7)), where it
+    /// can: each costs less then. A batch tells them apart again. On by default.
     pub udp_gro: bool,
     /// The number of sockets that share the address, one per worker; at least 1.
     pub sockets: usize,

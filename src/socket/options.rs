@@ -140,8 +140,8 @@ pub(super) fn free_bind(socket: &Socket, address: SocketAddr, allow: bool) -> Re
 
 /// Switches off options that the parent process may have left on and that would break an echo: replies to broadcasts,
 /// sharing the port with any other process (SO_REUSEADDR), control messages that nobody reads and that leave no room
-/// for the packet information, errors of one peer that fail the next reply to another, datagrams that the kernel merges,
-/// cuts or sends without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=,
+/// for the packet information, errors of one peer that fail the next reply to another, datagrams that are merged, cut
+/// or sent without a checksum, routes other than the host's. What a socket unit sets on purpose stays: Mark=,
 /// Priority=, IPTOS=, IPTTL=, BindToDevice=, ReusePort=.
 pub(super) fn reset(socket: &Socket, address: SocketAddr, families: Families) -> Result<(), BindError> {
     let ipv6: &[IntegerOption] = if families.is_ipv6_socket() { &IPV6_RESETS } else { &[] };

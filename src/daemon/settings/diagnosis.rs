@@ -387,7 +387,7 @@ deny = 'x'
             (
                 "port = 1",
                 "port: unknown key; the keys before the first table are listen, receive-buffer-bytes, \
-                 send-buffer-bytes, workers",
+                 send-buffer-bytes, udp-gro, workers",
             ),
             ("\"a\\nb\" = 1", "`a\\nb`: unknown key; the keys before the first table are listen, "),
         ] {

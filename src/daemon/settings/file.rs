@@ -24,6 +24,8 @@ pub struct Settings {
     pub receive_buffer_bytes: BufferSize,
     /// Send buffer to request for each socket.
     pub send_buffer_bytes: BufferSize,
+    /// Receives runs of datagrams as one message.
+    pub udp_gro: bool,
     /// The replies.
     pub reply: Reply,
     /// The log.
@@ -44,6 +46,7 @@ impl Default for Settings {
             workers: Whole::of(1),
             receive_buffer_bytes: Size::of(8 << 20),
             send_buffer_bytes: Size::of(8 << 20),
+            udp_gro: true,
             reply: Reply::default(),
             log: Log::default(),
             access: Access::default(),

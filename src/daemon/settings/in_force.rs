@@ -20,6 +20,8 @@ pub struct Fixed {
     pub receive_buffer_bytes: BufferSize,
     /// Send buffer of each socket.
     pub send_buffer_bytes: BufferSize,
+    /// Receives runs of datagrams as one message.
+    pub udp_gro: bool,
     /// The protocol of listeners that do not name one.
     pub protocol: Protocol,
     /// The destination of the log.
@@ -39,6 +41,7 @@ impl Fixed {
             ("workers", self.workers != other.workers),
             ("receive-buffer-bytes", self.receive_buffer_bytes != other.receive_buffer_bytes),
             ("send-buffer-bytes", self.send_buffer_bytes != other.send_buffer_bytes),
+            ("udp-gro", self.udp_gro != other.udp_gro),
             ("reply.protocol", protocol),
             ("log.target", self.log_target != other.log_target),
         ];
@@ -86,6 +89,7 @@ impl Settings {
             workers: self.workers,
             receive_buffer_bytes: self.receive_buffer_bytes,
             send_buffer_bytes: self.send_buffer_bytes,
+            udp_gro: self.udp_gro,
             protocol: self.reply.protocol,
             log_target: self.log.target,
         }
@@ -143,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_change_that_needs_a_restart_is_named() {
-        let new = "workers = 2\nsend-buffer-bytes = '1M'\n[log]\ntarget = 'stderr'\nlevel = 'debug'";
-        assert_eq!(differences("", new, &[]), ["workers", "send-buffer-bytes", "log.target"]);
+        let new = "workers = 2\nsend-buffer-bytes = '1M'\nudp-gro = false\n[log]\ntarget = 'stderr'\nlevel = 'debug'";
+        assert_eq!(differences("", new, &[]), ["workers", "send-buffer-bytes", "udp-gro", "log.target"]);
         let [old, new] = ["", new].map(|text| Settings::parse(text).unwrap());
         assert_ne!(old.reloadable(), new.reloadable());
     }
