@@ -1,6 +1,10 @@
 //! A reply that cannot be sent costs no other client of the same batch its reply.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+use bytes::Bytes;
+use echo_udpd::socket::{Flow, Outgoing, SendBatch};
 
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
@@ -209,5 +213,48 @@ fn no_datagram_is_left_waiting_however_many_come_at_once() {
         let count = 1 + round % 120;
         (0..count).for_each(|_| assert_eq!(client.send(b"1").unwrap(), 1));
         (0..count).for_each(|_| assert_eq!(receive(&client), b"1"));
+    }
+}
+
+#[test]
+fn each_datagram_of_a_run_is_limited_parsed_counted_and_answered_by_itself() {
+    need!(Namespace::possible(), "root and ip, for network namespaces");
+    const OWN_ERROR: &str = r#"{"error":"Invalid JSON","code":"parse_error"}"#;
+    const INVALID: [usize; 4] = [3, 10, 20, 30];
+    let mut run: Vec<String> = (0..62).map(|number| format!("{:<45}", format!("[{number}]"))).collect();
+    INVALID.iter().for_each(|&at| run[at] = format!("{:<45}", "not JSON"));
+    run[40] = OWN_ERROR.into();
+    run.push("[62]".into());
+    assert!(run[..62].iter().all(|text| text.len() == 45), "one size, so that they leave as one message");
+    for udp_gro in [true, false] {
+        let hosts = hosts();
+        let limits = "[rate-limit]\nper-second = 1\nburst = 60\nerror-replies-per-second = 3";
+        let settings = format!("udp-gro = {udp_gro}\n{limits}");
+        let mut daemon = DaemonCommand::default().settings(&settings).within(&hosts.0).start();
+        let server = SocketAddr::new("10.99.0.1".parse().unwrap(), daemon.port());
+        let client = hosts.1.run(|| client("10.99.9.10", server));
+        let flow = Flow { peer: server, destination: None };
+        let mut queue: Vec<_> =
+            run.iter().map(|text| Outgoing { flow, payload: Bytes::copy_from_slice(text.as_bytes()) }).collect();
+        SendBatch::new(false).send(client.as_fd(), &mut queue, |_| ()).unwrap();
+        // The burst ends after 60, error replies after three; the own error gets no reply.
+        for (at, text) in run[..60].iter().enumerate().filter(|&(at, _)| at != INVALID[3] && at != 40) {
+            let expected = if INVALID.contains(&at) { OWN_ERROR } else { text };
+            assert_eq!(String::from_utf8(receive(&client)).unwrap(), expected, "datagram {at}");
+        }
+        assert!(is_silent(&client));
+        let counters = daemon.counters();
+        for (name, count) in [
+            ("received", 63),
+            ("received_bytes", 62 * 45 + 4),
+            ("echoed", 55),
+            ("error_replies", 3),
+            ("dropped_error_limit", 1),
+            ("dropped_own_error", 1),
+            ("dropped_rate_limit", 3),
+        ] {
+            assert_eq!(counters.of(name), count, "{name}");
+        }
+        counters.assert_balance();
     }
 }
