@@ -6,6 +6,8 @@
 mod error;
 mod json;
 mod raw;
+mod stops;
+mod validate;
 
 use bytes::Bytes;
 
