@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Counters;
-use crate::harness::{Running, ask, connected, has_program, need, temporary_file};
+use crate::harness::{Running, ask, connected, has_program, need, temporary_file, wait_for};
 use crate::inherited::{activated, activated_with, find, stored_as};
 
 const NOT_JSON: &[u8] = b"any bytes";
@@ -141,9 +141,12 @@ fn a_kept_socket_has_the_protocol_that_the_file_gives_its_address_now() {
             }
         });
         find(&mut process, "restored 2 sockets from the previous run");
-        process.signal("USR1");
-        let sum = Counters::parse(&find(&mut process, "counters: "));
-        assert_eq!([sum.of("received"), sum.of("echoed"), sum.of("error_replies")], [2, 1, 1]);
+        // A turn of the loop is counted just after its replies are out.
+        wait_for("both requests in the counters", || {
+            process.signal("USR1");
+            let sum = Counters::parse(&find(&mut process, "counters: "));
+            ([sum.of("received"), sum.of("echoed"), sum.of("error_replies")] == [2, 1, 1]).then_some(())
+        });
         for (address, protocol) in listen.iter().zip(protocols) {
             find(&mut process, &format!("counters of {address}, protocol {protocol}: received=1 "));
         }
