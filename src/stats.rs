@@ -192,8 +192,8 @@ counters! {
         /// The kernel refused the reply.
         Send = send, After;
     }
-    /// Datagrams that the kernel dropped because of a full receive buffer or a bad checksum (SO_MEMINFO): at least so
-    /// many, since with UDP_GRO the kernel counts a run of datagrams as one.
+    /// Datagrams that the kernel dropped because of a full receive buffer or a bad checksum (SO_MEMINFO). A lower
+    /// bound: with UDP_GRO the kernel counts a run of datagrams as one.
     kernel_drops: Datagrams of Listener, "kernel drops at least";
     /// Payload bytes received.
     received_bytes: Bytes of Listener;

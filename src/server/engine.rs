@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{Ordering::Acquire, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -225,10 +226,15 @@ where
         self.core.waiting.len()
     }
 
-    /// Returns whether only a datagram can make the engine do something: no handler waits, and nobody else holds a
-    /// client to send to.
+    /// Returns whether only a datagram can make the engine do something: no handler waits, nobody else holds a client to
+    /// send to, and nothing that was sent from elsewhere remains to be taken.
     pub(crate) fn is_idle(&self) -> bool {
-        self.core.waiting.is_empty() && Arc::strong_count(&self.core.sending) == OWN_CONTEXTS
+        if !self.core.waiting.is_empty() || Arc::strong_count(&self.core.sending) != OWN_CONTEXTS {
+            return false;
+        }
+        // Whatever the last holder sent before it let go is seen now.
+        fence(Acquire);
+        self.core.elsewhere.is_empty()
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -500,6 +506,24 @@ mod tests {
         engine.publish();
         let stats = engine.stats();
         assert_eq!((engine.waiting(), stats.handled, stats.dropped.of(DropReason::HandlerFailed)), (0, 1, 1));
+    }
+
+    #[test]
+    fn an_engine_is_idle_when_no_handler_waits_and_nothing_can_come_from_elsewhere() {
+        assert!(engine_with_one_request(|_, _| async { Ok(()) }).is_idle());
+        assert!(!engine_with_one_request(|_, _| std::future::pending()).is_idle());
+        let kept = Mutex::new(None);
+        let mut engine = engine_with_one_request(|client, _| {
+            *kept.lock().unwrap() = Some(client);
+            async { Ok(()) }
+        });
+        assert!(!engine.is_idle(), "somebody may send");
+        let client = kept.lock().unwrap().take().unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let sent = pin!(client.send_packet(Bytes::from_static(b"y"))).as_mut().poll(&mut context).is_ready();
+        drop(client);
+        assert!(sent && !engine.is_idle(), "somebody has sent");
+        assert!(engine.poll(&mut context).is_ready() && engine.is_idle());
     }
 
     #[test]

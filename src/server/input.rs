@@ -88,6 +88,8 @@ impl Input {
                     self.failures = 0;
                     return Received::Nothing;
                 }
+                // Whoever sent the signal may want something of this thread.
+                io::ErrorKind::Interrupted if when_empty == WhenEmpty::Wait => return Received::Nothing,
                 io::ErrorKind::Interrupted => {}
                 _ => {
                     tracing::debug!(message_id = message_id::RECEIVE_FAILED, "receive failed, trying again: {error}");

@@ -12,8 +12,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ServeError;
-use super::worker::Thread;
-use super::workers::{ServedSocket, run_worker};
+use super::workers::{ServedSocket, Thread, run_worker};
 use crate::message_id;
 use crate::running::Shared;
 

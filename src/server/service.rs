@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::ServeError;
 use super::engine::{Engine, EngineContext};
-use super::worker::{Thread, Worker};
+use super::worker::Worker;
 use crate::handler::{DatagramRequestHandler, HandlerError};
 use crate::protocol::DatagramProtocol;
 use crate::running::{Heartbeat, ServerHandle, Shared};
@@ -57,9 +57,9 @@ impl Service {
         &'a self,
         socket: &'a SocketToServe,
         shared: &'a Shared,
-        thread: Thread,
+        may_block: bool,
     ) -> Result<BoxFuture<'a, ()>, ServeError> {
-        self.serve.serve_socket(self.name, socket, shared, thread)
+        self.serve.serve_socket(self.name, socket, shared, may_block)
     }
 
     /// Runs the handler's `start`.
@@ -84,6 +84,7 @@ pub(super) struct SocketToServe {
     pub(super) socket: Arc<UdpSocket>,
     pub(super) address: SocketAddr,
     pub(super) is_ipv6: bool,
+    pub(super) bound_here: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) heartbeat: Arc<Heartbeat>,
 }
@@ -97,7 +98,7 @@ trait Serve: Send + Sync {
         name: &'static str,
         socket: &'a SocketToServe,
         shared: &'a Shared,
-        thread: Thread,
+        may_block: bool,
     ) -> Result<BoxFuture<'a, ()>, ServeError>;
     fn start<'a>(&'a self, server: &'a ServerHandle) -> BoxFuture<'a, Result<(), HandlerError>>;
     fn stop(&self) -> BoxFuture<'_, ()>;
@@ -118,7 +119,7 @@ where
         name: &'static str,
         socket: &'a SocketToServe,
         shared: &'a Shared,
-        thread: Thread,
+        may_block: bool,
     ) -> Result<BoxFuture<'a, ()>, ServeError> {
         let handler = &self.handler;
         let context = EngineContext {
@@ -135,7 +136,7 @@ where
             |client, requests| handler.handle(client, requests),
             Box::new(|client, failure| handler.failed(client, failure)),
         );
-        let worker = Worker::new(engine, Arc::clone(&socket.socket), socket.is_ipv6, thread)
+        let worker = Worker::new(engine, Arc::clone(&socket.socket), socket.is_ipv6, may_block)
             .map_err(|source| ServeError::Watch { address: socket.address, source })?;
         Ok(Box::pin(worker.run(&socket.heartbeat, shared.closing(), shared.grace)))
     }

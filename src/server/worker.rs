@@ -40,15 +40,6 @@ enum Turn {
     Closing,
 }
 
-/// The thread that a worker runs on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Thread {
-    /// Its own, which it may block if nothing but its socket needs attention.
-    Own,
-    /// One that it shares with other sockets or tasks.
-    Shared,
-}
-
 pub(super) struct Worker<'h, Q, R, M, F>
 where
     Q: 'static,
@@ -76,15 +67,14 @@ where
     M: Fn(Client<R>, Requests<Q>) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
-    /// Prepares to serve a socket on the current runtime.
+    /// Prepares to serve a socket on the current runtime, whose thread it may block if nothing but the socket needs it.
     pub(super) fn new(
         engine: Engine<'h, Q, R, M, F>,
         socket: Arc<UdpSocket>,
         ipv6_socket: bool,
-        thread: Thread,
+        may_block: bool,
     ) -> io::Result<Self> {
-        let may_block = thread == Thread::Own && make_blocking(&socket).is_ok();
-        let tasks = may_block.then(|| Handle::current().metrics());
+        let tasks = (may_block && make_blocking(&socket).is_ok()).then(|| Handle::current().metrics());
         let io = watch_readable(socket)?;
         let send = SendBatch::new(ipv6_socket);
         let (input, backlog) = (Input::new(), Backlog::default());
@@ -267,8 +257,8 @@ where
     }
 }
 
-/// Makes the receive call of a worker wait, for at most [`SLICE`]; its other calls never wait (MSG_DONTWAIT). Both are
-/// properties that all holders of the socket share: whoever adopts it sets them again.
+/// Lets a worker wait in its receive call, for at most [`SLICE`]; its other calls never wait (MSG_DONTWAIT). Both options
+/// belong to the open file description, so this is only for a socket that nobody else holds.
 fn make_blocking(socket: &UdpSocket) -> io::Result<()> {
     socket.set_read_timeout(Some(SLICE))?;
     socket.set_nonblocking(false)

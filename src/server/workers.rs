@@ -12,13 +12,21 @@ use tokio::sync::oneshot;
 use super::ServeError;
 use super::runtime::{run_restarting, runtime};
 use super::service::{Service, SocketToServe};
-use super::worker::Thread;
 use crate::running::{Heartbeat, OpenGuard, Shared, SocketMonitor};
 use crate::socket::{self, BoundSocket};
 use crate::stats::Counters;
 
 /// The result of a worker on another thread; a worker that panicked sends none.
 pub(super) type WorkerEnd = oneshot::Receiver<Result<(), ServeError>>;
+
+/// The thread that a worker runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thread {
+    /// Its own.
+    Own,
+    /// One that it shares with other tasks.
+    Shared,
+}
 
 /// A socket with its service, and the counters of the worker that serves it.
 pub(super) struct ServedSocket {
@@ -35,6 +43,7 @@ impl ServedSocket {
     pub(super) fn new(bound: BoundSocket, service: Service, shared: &Arc<Shared>) -> Self {
         let inner = SocketToServe {
             is_ipv6: bound.families.is_ipv6_socket(),
+            bound_here: bound.bound_here,
             address: bound.address,
             counters: Counters::beyond(socket::kernel_drops(bound.socket.as_fd()).unwrap_or(0)).into(),
             socket: bound.socket.into(),
@@ -97,10 +106,11 @@ pub(super) fn spawn_worker(
 
 /// Serves some sockets on this task until the server closes.
 pub(super) async fn run_worker(shared: &Shared, sockets: &[ServedSocket], thread: Thread) -> Result<(), ServeError> {
-    let thread = if sockets.len() == 1 { thread } else { Thread::Shared };
+    // What others hold too they may make blocking without a limit, and the worker would never return from its call.
+    let may_block = thread == Thread::Own && matches!(sockets, [only] if only.inner.bound_here);
     let mut loops = Vec::with_capacity(sockets.len());
     for served in sockets {
-        let serve = served.service.serve_socket(&served.inner, shared, thread)?;
+        let serve = served.service.serve_socket(&served.inner, shared, may_block)?;
         loops.push(async move {
             if !served.started.swap(true, Relaxed) {
                 shared.now_serving();

@@ -73,7 +73,10 @@ impl BindTarget {
     /// # Errors
     /// The step that failed, with the address.
     pub fn bind_remaining(self, left: Vec<UdpSocket>, options: &SocketOptions) -> Result<Vec<BoundSocket>, BindError> {
-        let adopt = |socket| adopt(socket, options).map(|bound| BoundSocket { families: self.families, ..bound });
+        let adopt = |socket| {
+            let adopted = adopt(socket, options);
+            adopted.map(|bound| BoundSocket { families: self.families, bound_here: true, ..bound })
+        };
         self.fill_group(left.into_iter().map(adopt).collect::<Result<_, _>>()?, options)
     }
 
@@ -117,7 +120,7 @@ pub fn adopt(socket: UdpSocket, options: &SocketOptions) -> Result<BoundSocket, 
     let families = if families == Families::Both { families_here(address) } else { families };
     free_bind(&socket, address, false)?;
     reset(&socket, address, families)?;
-    finish(socket, address, families, options)
+    finish(socket, address, families, options).map(|bound| BoundSocket { bound_here: false, ..bound })
 }
 
 /// The ports that this host gives to clients that ask for none in particular (ip(7)); `None` if a sandbox hides them.

@@ -76,6 +76,8 @@ pub struct BoundSocket {
     pub receive_buffer: usize,
     /// Bytes of send buffer that the kernel granted.
     pub send_buffer: usize,
+    /// This program bound it, now or in an earlier run: nobody else changes its options.
+    pub bound_here: bool,
 }
 
 /// A socket that could not be created or bound: the step that failed, and the address.

@@ -33,5 +33,5 @@ pub(crate) use wait::wait_writable;
 pub(crate) use wait::{receive_now, wait_readable};
 pub(crate) use watch::watch_readable;
 
-/// The most datagrams that one system call moves.
+/// The most messages that one system call moves: each is a datagram, or a run of them.
 pub const BATCH_SIZE: usize = 64;

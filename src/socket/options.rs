@@ -70,7 +70,7 @@ pub(super) fn finish(
     let socket = UdpSocket::from(socket);
     let address =
         socket.local_addr().map_err(|source| BindError::GetOption { address, option: "the local address", source })?;
-    Ok(BoundSocket { socket, address, families, receive_buffer, send_buffer })
+    Ok(BoundSocket { socket, address, families, receive_buffer, send_buffer, bound_here: true })
 }
 
 /// Turns UDP_GRO on or off. A kernel without it (before Linux 5.0), or a socket that may not have it, does without.

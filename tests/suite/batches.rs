@@ -1,4 +1,4 @@
-//! A reply that cannot be sent costs no other client of the same batch its reply.
+//! Batches and runs: each datagram is judged by itself, and a reply that cannot be sent costs no other client its own.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;

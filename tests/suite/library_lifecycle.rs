@@ -18,7 +18,7 @@ use echo_udpd::stats::DropReason;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::harness::{DEADLINE, ask, connected, receive, wait_for, wait_until_free};
+use crate::harness::{DEADLINE, ask, connected, is_silent, receive, wait_for, wait_until_free};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -425,4 +425,25 @@ fn a_server_is_bound_by_text_by_name_and_to_the_first_address_that_can_be() {
     assert!(matches!(refused, Err(BindError::AddressInUse { address }) if address == taken));
     let nothing = UdpServer::bind(&[][..], BytesProtocol::default(), echo());
     assert!(matches!(nothing, Err(BindError::NoAddress)));
+}
+
+#[test]
+fn another_holder_of_a_socket_cannot_keep_its_server_from_stopping() {
+    let socket = UdpSocket::bind(LOOPBACK).unwrap();
+    let held = socket.try_clone().unwrap();
+    let server = ServerOptions::new().socket(socket).bind(BytesProtocol::default(), echo()).unwrap();
+    let mut server = blocking::UdpServer::from(server).start().unwrap();
+    let client = connected(address_of(server.handle()));
+    for _ in 0..20 {
+        // A receive call that relied on the socket's own options would wait forever.
+        held.set_read_timeout(None).unwrap();
+        held.set_nonblocking(false).unwrap();
+        assert_eq!(ask(&client, b"x"), b"x");
+    }
+    assert!(is_silent(&client), "meanwhile the worker waits again");
+    server.handle().shutdown();
+    let stopped = server.join_timeout(DEADLINE);
+    // Ends such a call, so that a failure is seen.
+    let _ = client.send(b"x");
+    assert!(matches!(stopped, Some(Ok(()))), "{stopped:?}");
 }
