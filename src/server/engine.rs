@@ -226,8 +226,8 @@ where
         self.core.waiting.len()
     }
 
-    /// Returns whether only a datagram can make the engine do something: no handler waits, nobody else holds a client to
-    /// send to, and nothing that was sent from elsewhere remains to be taken.
+    /// Returns whether only a datagram can make the engine do something: no handler waits, nobody else holds a client
+    /// to send to, and nothing that was sent from elsewhere remains to be taken.
     pub(crate) fn is_idle(&self) -> bool {
         if !self.core.waiting.is_empty() || Arc::strong_count(&self.core.sending) != OWN_CONTEXTS {
             return false;

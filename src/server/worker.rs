@@ -257,8 +257,8 @@ where
     }
 }
 
-/// Lets a worker wait in its receive call, for at most [`SLICE`]; its other calls never wait (MSG_DONTWAIT). Both options
-/// belong to the open file description, so this is only for a socket that nobody else holds.
+/// Lets a worker wait in its receive call, for at most [`SLICE`]; its other calls never wait (MSG_DONTWAIT). Both
+/// options belong to the open file description, so this is only for a socket that nobody else holds.
 fn make_blocking(socket: &UdpSocket) -> io::Result<()> {
     socket.set_read_timeout(Some(SLICE))?;
     socket.set_nonblocking(false)
